@@ -1,0 +1,108 @@
+"""Adapters: what is particular to a modality, kept apart from encoder and decoder (arXiv 2107.14795, section 3).
+
+input adapter     task input -> (B, M, C)
+query provider    -> queries (1, O, F), or (B, P, F) for P chosen positions
+output adapter    decoder output (B, O, F) -> task output
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class InputAdapter(nn.Module):
+    """Base of modules that turn a task's input into (B, M, C).
+
+    Args:
+        num_input_channels: Channels C of the result.
+    """
+
+    def __init__(self, num_input_channels: int):
+        super().__init__()
+        self.num_input_channels = num_input_channels
+
+
+class TokenInputAdapter(InputAdapter):
+    """Token embedding plus learned position embedding.
+
+    Args:
+        vocab_size: Number of token ids.
+        max_seq_len: Number of positions.
+        num_input_channels: Embedding channels C.
+    """
+
+    def __init__(self, *, vocab_size: int, max_seq_len: int, num_input_channels: int):
+        super().__init__(num_input_channels)
+        self.txt_embedding = nn.Embedding(vocab_size, num_input_channels)
+        self.pos_embedding = nn.Embedding(max_seq_len, num_input_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token ids (B, M) -> (B, M, C)
+
+        Raises:
+            ValueError: if the sequence is longer than `max_seq_len`, or (on CPU) an id is not in the vocabulary.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"token ids have shape {tuple(x.shape)}, expected (batch size, sequence length)")
+        if x.shape[1] > self.pos_embedding.num_embeddings:
+            raise ValueError(
+                f"sequence length {x.shape[1]} exceeds max_seq_len={self.pos_embedding.num_embeddings} of the model"
+            )
+        # Elsewhere than on CPU reading the ids would stall the device, which then reports the error itself.
+        if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+            low, high = x.aminmax()
+            if low < 0 or high >= self.txt_embedding.num_embeddings:
+                raise ValueError(
+                    f"token ids span [{low}, {high}], allowed is [0, {self.txt_embedding.num_embeddings - 1}]"
+                )
+        return self.txt_embedding(x) + self.pos_embedding.weight[: x.shape[1]]
+
+
+class TrainableQueryProvider(nn.Module):
+    """Learned queries: the latents of an encoder, or the output queries of a decoder.
+
+    Args:
+        num_queries: Number of queries O.
+        num_query_channels: Query channels F.
+    """
+
+    def __init__(self, num_queries: int, num_query_channels: int):
+        super().__init__()
+        self._query = nn.Parameter(torch.empty(num_queries, num_query_channels))
+
+    @property
+    def num_queries(self) -> int:
+        return self._query.shape[0]
+
+    @property
+    def num_query_channels(self) -> int:
+        return self._query.shape[1]
+
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
+        return self._query[None] if positions is None else self._query[positions]
+
+
+class TokenOutputAdapter(nn.Module):
+    """Logits from a linear layer."""
+
+    def __init__(self, *, vocab_size: int, num_output_query_channels: int):
+        super().__init__()
+        self.linear = nn.Linear(num_output_query_channels, vocab_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, O, F) -> (B, O, vocabulary)"""
+        return self.linear(x)
+
+
+class TiedTokenOutputAdapter(nn.Module):
+    """Logits from the transposed token embedding of the input adapter, plus a bias."""
+
+    def __init__(self, *, vocab_size: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, O, F), embedding (vocabulary, F) -> (B, O, vocabulary)"""
+        return nn.functional.linear(x, embedding, self.bias)

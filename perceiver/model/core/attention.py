@@ -1,0 +1,130 @@
+"""Multi-head attention (Perceiver IO, arXiv 2107.14795, appendix E; Attention is all you need, arXiv 1706.03762).
+
+Shape legend of the whole package. Comments and docstrings use these letters, docs/building-blocks.md relates them to
+configuration fields:
+
+    B batch             C input channels     H attention heads
+    M input length      D latent channels    K query and key channels per head
+    N latents           F query channels     V value channels per head
+    O outputs           E output channels
+
+`attention()` is the only place of the package that turns queries, keys and values into an output.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+# A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
+_SMALL_SCORES = 2**23
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention by the fastest exact path; long inputs never have their score matrix in memory.
+
+    The fused kernel is used wherever there is one. On CPU it takes heads with K = V and no dropout only: there, small
+    score matrices of heads with K != V (and all with dropout) are multiplied out, which is 1.5 to 4 times faster than
+    the kernel's own fallback, and large ones are fused after padding K with zeros (benchmarks/attention.py).
+
+    Args:
+        q: Queries (B, H, N, K).
+        k: Keys (B, H, M, K).
+        v: Values (B, H, M, V).
+        mask: Boolean, broadcastable to (B, H, N, M), True where a query may attend. A query without any key gives 0.
+        dropout: Probability of dropping an attention probability.
+
+    Returns:
+        (B, H, N, V)
+    """
+    num_qk_channels, num_v_channels = q.shape[-1], v.shape[-1]
+    scale = num_qk_channels**-0.5
+    if q.device.type == "cpu" and not torch.compiler.is_exporting():
+        small = q.shape[1] * q.shape[2] * k.shape[2] <= _SMALL_SCORES
+        if dropout > 0.0 or (small and (num_qk_channels != num_v_channels or q.dtype != torch.float32)):
+            return _unfused_attention(q * scale, k, v, mask=mask, dropout=dropout)
+        if num_qk_channels < num_v_channels:
+            q, k = (F.pad(x, (0, num_v_channels - num_qk_channels)) for x in (q, k))
+        elif num_qk_channels > num_v_channels:
+            v = F.pad(v, (0, num_qk_channels - num_v_channels))
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return x[..., :num_v_channels]
+
+
+def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
+    scores = q @ rearrange(k, "b h m k -> b h k m")  # B H N M
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    probs = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
+    if mask is not None:
+        probs = probs.masked_fill(~mask, 0.0)  # matters where a query has no key at all
+    return F.dropout(probs, dropout) @ v
+
+
+class MultiHeadAttention(nn.Module):
+    """Projections, attention in heads, output projection.
+
+    Args:
+        num_heads: Number of heads H.
+        num_q_input_channels: Channels of the query input.
+        num_kv_input_channels: Channels of the key/value input.
+        num_qk_channels: Query and key channels H * K (default: `num_q_input_channels`).
+        num_v_channels: Value channels H * V (default: `num_qk_channels`).
+        num_output_channels: Output channels (default: `num_q_input_channels`).
+        qkv_bias: Whether query, key and value projections have a bias.
+        out_bias: Whether the output projection has a bias.
+        dropout: Dropout of attention probabilities in training.
+
+    Raises:
+        ValueError: if `num_heads` does not divide query/key or value channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_heads: int,
+        num_q_input_channels: int,
+        num_kv_input_channels: int,
+        num_qk_channels: int | None = None,
+        num_v_channels: int | None = None,
+        num_output_channels: int | None = None,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        num_qk_channels = num_q_input_channels if num_qk_channels is None else num_qk_channels
+        num_v_channels = num_qk_channels if num_v_channels is None else num_v_channels
+        num_output_channels = num_q_input_channels if num_output_channels is None else num_output_channels
+        for name, channels in (("num_qk_channels", num_qk_channels), ("num_v_channels", num_v_channels)):
+            if num_heads < 1 or channels % num_heads:
+                raise ValueError(f"{name}={channels} must be a multiple of num_heads={num_heads}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout={dropout} must be in [0, 1)")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(num_q_input_channels, num_qk_channels, bias=qkv_bias)
+        self.k_proj = nn.Linear(num_kv_input_channels, num_qk_channels, bias=qkv_bias)
+        self.v_proj = nn.Linear(num_kv_input_channels, num_v_channels, bias=qkv_bias)
+        self.o_proj = nn.Linear(num_v_channels, num_output_channels, bias=out_bias)
+
+    def forward(self, x_q: Tensor, x_kv: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Attends from `x_q` to `x_kv`.
+
+        Args:
+            x_q: Query input (B, N, D), or (1, N, D) if it is the same for all examples.
+            x_kv: Key/value input (B, M, C).
+            pad_mask: Boolean (B, M), True where `x_kv` is padding.
+
+        Returns:
+            (B, N, output channels)
+        """
+        q = rearrange(self.q_proj(x_q), "b n (h k) -> b h n k", h=self.num_heads)
+        k = rearrange(self.k_proj(x_kv), "b m (h k) -> b h m k", h=self.num_heads)
+        v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=self.num_heads)
+        mask = None if pad_mask is None else rearrange(~pad_mask, "b m -> b 1 1 m")
+        q = q.expand(k.shape[0], -1, -1, -1)
+        x = attention(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0)
+        return self.o_proj(rearrange(x, "b h n v -> b n (h v)"))

@@ -1,0 +1,213 @@
+"""Reading checkpoints: the one place where parameters come from files.
+
+`read_checkpoint` takes a Lightning `.ckpt` (perceiver-io 0.8 to 0.11 and ours; path or URL), a folder in the Hugging
+Face format, or a hub id, and returns hyper-parameters and backend parameters. It never builds a model and never runs
+code that a file brings along: pickles are read with `weights_only=True`, and the configuration classes inside published
+files become plain dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# Published files hold computed position codes as buffers. Ours are computed where they are used.
+COMPUTED_BUFFERS = ("position_encoding.position_encoding", "inv_freq")
+
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class _Record:
+    """Stands in for a pickled configuration object: its fields end up in `__dict__`."""
+
+
+def _enum_value(value: Any) -> Any:
+    """Stands in for a pickled enum: called with the member's value."""
+    return value
+
+
+# All classes in published checkpoints, by the names they had in perceiver-io 0.9 - 0.11 and in 0.8.
+_PICKLED_CLASSES: dict[str, Callable[..., Any]] = {
+    "perceiver.model.text.common.backend.TextEncoderConfig": _Record,
+    "perceiver.model.text.common.TextEncoderConfig": _Record,
+    "perceiver.model.text.mlm.backend.TextDecoderConfig": _Record,
+    "perceiver.model.text.mlm.TextDecoderConfig": _Record,
+    "perceiver.model.core.config.ClassificationDecoderConfig": _Record,
+    "perceiver.model.core.classifier.ClassificationDecoderConfig": _Record,
+    "perceiver.model.vision.image_classifier.backend.ImageEncoderConfig": _Record,
+    "perceiver.model.vision.image_classifier.ImageEncoderConfig": _Record,
+    "perceiver.data.text.common.Task": _enum_value,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Content of a checkpoint.
+
+    Attributes:
+        hyper_parameters: Model configuration as plain values, nested configurations as dictionaries. From a Lightning
+            file also the other arguments of the Lightning module.
+        state_dict: Parameters under the names they have in the backend model.
+    """
+
+    hyper_parameters: dict[str, Any]
+    state_dict: dict[str, Tensor]
+
+
+def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        source: Path or URL of a Lightning checkpoint, folder in the Hugging Face format, or hub id.
+        part: Prefix of backend parameter names, `"0."` for the encoder of a Perceiver IO, say. Only these parameters
+            are returned, without the prefix.
+
+    Raises:
+        FileNotFoundError: if `source` does not exist.
+        ValueError: if `source` can't be read, contains classes other than published configurations, or is not a
+            checkpoint of this library.
+    """
+    text = str(source)
+    if "://" in text:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint.ckpt"
+            torch.hub.download_url_to_file(text, str(path), progress=True)
+            checkpoint = _read_lightning(path, text)
+    elif (path := Path(source)).is_file():
+        checkpoint = _read_lightning(path, text)
+    elif path.is_dir():
+        checkpoint = _read_folder(path)
+    elif path.suffix == ".ckpt" or path.is_absolute() or text.startswith(".") or text.count("/") > 1:
+        raise FileNotFoundError(f"there is no checkpoint file or folder {text}")
+    else:
+        checkpoint = _read_folder(_download_folder(text))
+    state_dict = {
+        name.removeprefix(part): value
+        for name, value in checkpoint.state_dict.items()
+        if name.startswith(part) and not name.endswith(COMPUTED_BUFFERS)
+    }
+    return Checkpoint(checkpoint.hyper_parameters, state_dict)
+
+
+def load_parameters(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
+    """Loads all parameters of `module` from `state_dict`.
+
+    Raises:
+        ValueError: if names or shapes differ. The message names the first few and `source`.
+    """
+    expected = module.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state_dict.keys()),
+        "unexpected": sorted(state_dict.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+            for name, value in state_dict.items()
+            if name in expected and value.shape != expected[name].shape
+        ],
+    }
+    if found := [f"{len(p)} {kind}: {_first(p)}" for kind, p in problems.items() if p]:
+        raise ValueError(f"parameters of {source} don't fit {type(module).__name__}; {'; '.join(found)}")
+    module.load_state_dict(state_dict)
+
+
+def _first(names: list[str], n: int = 3) -> str:
+    return ", ".join(names[:n]) + (", ..." if len(names) > n else "")
+
+
+def _read_lightning(path: Path, source: str) -> Checkpoint:
+    content = _unpickle(path, source)
+    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
+        raise ValueError(f"{source} is not a Lightning checkpoint: it has no state_dict and hyper_parameters")
+    return Checkpoint(
+        hyper_parameters={name: _plain(value) for name, value in content["hyper_parameters"].items()},
+        state_dict=_strip_prefix(content["state_dict"], "model.", source),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return {name: _plain(v) for name, v in vars(value).items()} if isinstance(value, _Record) else value
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json")
+    config = json.loads(config_file.read_text())
+    if not isinstance(model_config := config.get("model_config"), dict):
+        hint = " Convert it first, with convert_model()." if config.get("model_type") == "perceiver" else ""
+        raise ValueError(
+            f"{folder} is not in the format of this library: config.json has no model_config, its model_type is "
+            f"{config.get('model_type')!r}.{hint}"
+        )
+    state_dict: dict[str, Tensor] = {}
+    for file in _weight_files(folder):
+        state_dict |= _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file, str(file))
+    return Checkpoint(model_config, _strip_prefix(state_dict, "backend_model.", str(folder)))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        if (index := folder / f"{name}.index.json").is_file():
+            return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    raise FileNotFoundError(f"{folder} has no {' and no '.join(_WEIGHT_FILES)}")
+
+
+def _download_folder(repo_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise FileNotFoundError(
+            f"there is no file or folder {repo_id}; reading it from the hub needs pip install perceiver-io[hf]"
+        ) from error
+    try:
+        folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "model*.safetensors*"]))
+        if not any(folder.glob("model*.safetensors*")):
+            folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "pytorch_model*.bin*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{repo_id} is neither a file, nor a folder, nor a repository that the hub gives access to: {error}"
+        ) from error
+    return folder
+
+
+def _load_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
+
+
+def _unpickle(file: Path, source: str) -> Any:
+    """Reads a pickle of plain values, tensors and the configurations of published checkpoints, and nothing else."""
+    try:
+        with torch.serialization.safe_globals([(target, name) for name, target in _PICKLED_CLASSES.items()]):
+            # memory mapping leaves optimizer states on disk; files older than the zip format can't be mapped
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error)).strip()
+            raise ValueError(f"{source} contains something else than parameters, refused: {reason}") from error
+        raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
+
+
+def _strip_prefix(state_dict: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
+    stripped = {name.removeprefix(prefix): v for name, v in state_dict.items() if name.startswith(prefix)}
+    if not stripped:
+        raise ValueError(f"{source} has no parameter {prefix}*, but {_first(sorted(state_dict)) or 'none at all'}")
+    return stripped

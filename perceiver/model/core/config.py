@@ -1,0 +1,134 @@
+"""Configurations: plain dataclasses of numbers, the only home of every default.
+
+A config survives its own JSON, `C(**json.loads(json.dumps(asdict(c)))) == c`, nested configs and tuples included. Field
+names are those of the published checkpoints, so a `config.json` of perceiver-io 0.8 and later is read as it is.
+
+The paper's letters (Perceiver IO, arXiv 2107.14795): M inputs of C channels, N latents of D channels, O outputs, made
+from O queries of F channels, of E channels each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class Config:
+    """Base of all configs: accepts what `asdict` and JSON make of a config."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value, hint = getattr(self, field.name), hints[field.name]
+            if isinstance(value, Mapping) and is_dataclass(hint):
+                assert isinstance(hint, type) and issubclass(hint, Config)
+                setattr(self, field.name, hint.from_dict(value))
+            elif isinstance(value, list) and get_origin(hint) is tuple:
+                setattr(self, field.name, tuple(value))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds a config from `values`. Missing fields get their defaults.
+
+        Raises:
+            ValueError: if `values` has a key that is no field, or lacks one that has no default.
+        """
+        names = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(names)):
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(names)}")
+        try:
+            return cls(**values)
+        except TypeError as error:  # a required field is missing: the message names it
+            raise ValueError(f"{cls.__name__}: {error}") from error
+
+
+@dataclass
+class EncoderConfig(Config):
+    """Perceiver IO encoder: cross-attention of N latents to M inputs, then blocks of latent self-attention.
+
+    Attributes:
+        num_cross_attention_heads: Heads of the cross-attention.
+        num_cross_attention_qk_channels: Query and key channels of the cross-attention (default: latent channels D).
+        num_cross_attention_v_channels: Value channels of the cross-attention (default: its query/key channels).
+        num_cross_attention_layers: How often the latents attend to the input, each time before a self-attention block.
+        first_cross_attention_layer_shared: Whether repeated cross-attentions use the weights of the first.
+        cross_attention_widening_factor: Hidden channels of the cross-attention's MLP, in multiples of D.
+        num_self_attention_heads: Heads of the self-attention layers.
+        num_self_attention_qk_channels: Query and key channels of the self-attention (default: latent channels D).
+        num_self_attention_v_channels: Value channels of the self-attention (default: its query/key channels).
+        num_self_attention_layers_per_block: Self-attention layers in a block.
+        num_self_attention_blocks: Number of blocks. All but possibly the first share their weights.
+        first_self_attention_block_shared: Whether later blocks use the weights of the first.
+        self_attention_widening_factor: Hidden channels of the self-attention's MLP, in multiples of D.
+        dropout: Dropout of attention probabilities.
+        init_scale: Standard deviation of initial weights.
+        freeze: Whether the encoder's parameters are excluded from training.
+    """
+
+    num_cross_attention_heads: int = 8
+    num_cross_attention_qk_channels: int | None = None
+    num_cross_attention_v_channels: int | None = None
+    num_cross_attention_layers: int = 1
+    first_cross_attention_layer_shared: bool = False
+    cross_attention_widening_factor: int = 1
+    num_self_attention_heads: int = 8
+    num_self_attention_qk_channels: int | None = None
+    num_self_attention_v_channels: int | None = None
+    num_self_attention_layers_per_block: int = 8
+    num_self_attention_blocks: int = 1
+    first_self_attention_block_shared: bool = True
+    self_attention_widening_factor: int = 1
+    dropout: float = 0.0
+    init_scale: float = 0.02
+    freeze: bool = False
+
+
+@dataclass
+class DecoderConfig(Config):
+    """Perceiver IO decoder: cross-attention of O output queries to the latents.
+
+    Attributes:
+        num_cross_attention_heads: Heads of the cross-attention.
+        num_cross_attention_qk_channels: Query and key channels (default: query channels F).
+        num_cross_attention_v_channels: Value channels (default: the query/key channels).
+        cross_attention_widening_factor: Hidden channels of the MLP, in multiples of F.
+        cross_attention_residual: Whether the query is added to the attention's output.
+        dropout: Dropout of attention probabilities.
+        init_scale: Standard deviation of initial weights.
+        freeze: Whether the decoder's parameters are excluded from training.
+    """
+
+    num_cross_attention_heads: int = 8
+    num_cross_attention_qk_channels: int | None = None
+    num_cross_attention_v_channels: int | None = None
+    cross_attention_widening_factor: int = 1
+    cross_attention_residual: bool = True
+    dropout: float = 0.0
+    init_scale: float = 0.02
+    freeze: bool = False
+
+
+@dataclass
+class PerceiverIOConfig(Config):
+    """Perceiver IO: what encoder and decoder have in common. Leaf configs redeclare `encoder` and `decoder`.
+
+    Attributes:
+        encoder: Encoder configuration.
+        decoder: Decoder configuration.
+        num_latents: Number of latents N.
+        num_latent_channels: Latent channels D.
+        activation_checkpointing: Whether training recomputes the activations inside each layer in the backward pass.
+        activation_offloading: Whether checkpointed activations wait for the backward pass in CPU memory.
+    """
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    num_latents: int
+    num_latent_channels: int
+    activation_checkpointing: bool = False
+    activation_offloading: bool = False

@@ -1,0 +1,149 @@
+"""Bases of the Hugging Face classes: a config that holds a backend config, a model that holds a backend model.
+
+Folders have the published format: `config.json` with `model_type` and a nested `model_config`, parameters under the
+names `backend_model.*`. A leaf names its classes, defines `forward` and registers itself with the Auto classes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from huggingface_hub import HfApi
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint
+from perceiver.model.core.config import Config
+from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PerceiverBackendConfig(PreTrainedConfig):
+    """Hugging Face config around a backend config. Every leaf needs an `__init__` of its own, with these arguments.
+
+    Args:
+        backend_config: Backend config.
+        model_config: The same as a dictionary, as in a `config.json`. Missing fields get their defaults.
+        kwargs: Arguments of `PreTrainedConfig`.
+
+    Raises:
+        ValueError: if `model_config` has a field that the backend config has not.
+    """
+
+    backend_config_class: ClassVar[type[Config]]
+
+    # A declared field takes part in comparisons.
+    model_config: dict[str, Any] | None = None
+
+    def __init__(
+        self, backend_config: Config | None = None, *, model_config: dict[str, Any] | None = None, **kwargs: Any
+    ):
+        if model_config is not None:
+            backend_config = self.backend_config_class.from_dict(model_config)
+        kwargs["model_config"] = None if backend_config is None else asdict(backend_config)
+        super().__init__(**kwargs)
+
+    @property
+    def backend_config(self) -> Config:
+        """The backend config, built from `model_config`."""
+        if self.model_config is None:
+            raise ValueError(f"{type(self).__name__} was made without a backend config")
+        return self.backend_config_class.from_dict(self.model_config)
+
+
+class PerceiverBackendModel(PreTrainedModel):
+    """Hugging Face model around a backend model. Leaves define `forward`."""
+
+    config_class: type[PerceiverBackendConfig]
+    backend_class: ClassVar[type[nn.Module]]
+
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are means over a batch: Trainer must scale them itself when it accumulates
+    _keys_to_ignore_on_load_unexpected = [rf"{name.replace('.', '[.]')}$" for name in COMPUTED_BUFFERS]
+
+    def __init__(self, config: PerceiverBackendConfig):
+        super().__init__(config)
+        self.backend_model = self.backend_class(config.backend_config)
+        self.post_init()
+
+    @classmethod
+    def from_checkpoint(cls, ckpt_path: str | Path) -> Self:
+        """Builds the model from a Lightning checkpoint, path or URL, of perceiver-io 0.8 or later.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file can't be read or does not fit the model.
+        """
+        checkpoint = read_checkpoint(ckpt_path)
+        config_class = cls.config_class.backend_config_class
+        names = config_class.__dataclass_fields__.keys()
+        # Lightning files hold further arguments of the Lightning module, which are none of the model.
+        values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
+        model = cls(cls.config_class(config_class.from_dict(values)))
+        load_parameters(model.backend_model, checkpoint.state_dict, ckpt_path)
+        return model.eval()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Called for every module; parameters that come from a file are left alone by transformers' own guard.
+        if isinstance(module, PerceiverEncoder | PerceiverDecoder):
+            module.init_parameters()
+
+
+def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:
+    """Saves a model and its tokenizer or processor so that `save_dir` either gets all files or stays as it is.
+
+    Args:
+        model: Model to save.
+        processor: Tokenizer or processor, with a `save_pretrained` method.
+        save_dir: Folder. Files of the same name in an existing folder are replaced.
+        kwargs: `push_to_hub=True` uploads the folder too, as one commit to the repository `repo_id` (default: the
+            folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`. Others go
+            to `model.save_pretrained`.
+
+    Raises:
+        ValueError: if `save_dir` is a file.
+    """
+    save_dir = Path(save_dir)
+    if save_dir.exists() and not save_dir.is_dir():
+        raise ValueError(f"save_dir={save_dir} is a file, it must be a folder")
+    push_to_hub = kwargs.pop("push_to_hub", False)
+    upload = {name: kwargs.pop(name, None) for name in ("repo_id", "token", "private", "revision", "commit_message")}
+    save_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=save_dir.parent, prefix=f".{save_dir.name}.") as temporary:
+        folder = Path(temporary) / "model"
+        model.save_pretrained(folder, **kwargs)
+        processor.save_pretrained(folder)
+        if not save_dir.exists():
+            folder.rename(save_dir)
+        else:  # no model as long as it has no config.json
+            (save_dir / "config.json").unlink(missing_ok=True)
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
+                file.replace(save_dir / file.name)
+    if push_to_hub:
+        upload_folder(save_dir, **upload)
+
+
+def upload_folder(
+    folder: Path,
+    *,
+    repo_id: str | None,
+    token: str | None,
+    private: bool | None,
+    revision: str | None,
+    commit_message: str | None,
+) -> None:
+    """Uploads a folder to the hub as one commit. The repository is made if it does not exist."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id or folder.name, private=private, exist_ok=True).repo_id
+    message = commit_message or "Upload model"
+    api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
+
+
+def pad_mask_of(attention_mask: Tensor | None) -> Tensor | None:
+    """attention_mask (B, M), 0 = padding -> pad_mask (B, M), True = padding"""
+    return None if attention_mask is None else attention_mask == 0

@@ -1,0 +1,120 @@
+"""Layers: attention and MLP, each after a LayerNorm and inside a residual (Perceiver IO, arXiv 2107.14795, appendix E).
+
+    AttentionLayer( CrossAttention or SelfAttention, MLP )
+
+Parameter names are those of published checkpoints: a layer's parts are called `0` and `1`, what stands inside a
+residual `module`, and the parts of the MLP `0`, `1` and `3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+from perceiver.model.core.attention import MultiHeadAttention
+
+
+class CrossAttention(nn.Module):
+    """Attention of normalised queries to a normalised input. Arguments are those of `MultiHeadAttention`."""
+
+    def __init__(self, *, num_q_input_channels: int, num_kv_input_channels: int, **attention: Any):
+        super().__init__()
+        self.q_norm = nn.LayerNorm(num_q_input_channels)
+        self.kv_norm = nn.LayerNorm(num_kv_input_channels)
+        self.attention = MultiHeadAttention(
+            num_q_input_channels=num_q_input_channels, num_kv_input_channels=num_kv_input_channels, **attention
+        )
+
+    def forward(self, x_q: Tensor, x_kv: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """x_q (B or 1, N, D), x_kv (B, M, C), pad_mask (B, M) -> (B, N, D)"""
+        return self.attention(self.q_norm(x_q), self.kv_norm(x_kv), pad_mask)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a normalised sequence to itself. Arguments are those of `MultiHeadAttention`."""
+
+    def __init__(self, *, num_channels: int, **attention: Any):
+        super().__init__()
+        self.norm = nn.LayerNorm(num_channels)
+        self.attention = MultiHeadAttention(
+            num_q_input_channels=num_channels, num_kv_input_channels=num_channels, **attention
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, N, D) -> (B, N, D)"""
+        x = self.norm(x)
+        return self.attention(x, x)
+
+
+class MLP(nn.Sequential):
+    """LayerNorm, Linear to `widening_factor * num_channels`, GELU (exact), Linear back."""
+
+    def __init__(self, num_channels: int, widening_factor: int):
+        super().__init__(
+            nn.LayerNorm(num_channels),
+            nn.Linear(num_channels, widening_factor * num_channels),
+            nn.GELU(),
+            nn.Linear(widening_factor * num_channels, num_channels),
+        )
+
+
+class Residual(nn.Module):
+    """Adds a module's first input, as it came in, to the module's output."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        return x + self.module(x, *args)
+
+
+class AttentionLayer(nn.Sequential):
+    """Cross- or self-attention followed by an MLP.
+
+    Args:
+        attention: `CrossAttention` or `SelfAttention`.
+        mlp: The MLP that follows.
+        attention_residual: Whether the attention has a residual. The MLP always has one.
+        activation_checkpointing: Whether training keeps only the layer's inputs for the backward pass.
+        activation_offloading: Whether these inputs wait in CPU memory. Needs `activation_checkpointing`.
+    """
+
+    def __init__(
+        self,
+        attention: CrossAttention | SelfAttention,
+        mlp: MLP,
+        *,
+        attention_residual: bool = True,
+        activation_checkpointing: bool = False,
+        activation_offloading: bool = False,
+    ):
+        super().__init__(Residual(attention) if attention_residual else attention, Residual(mlp))
+        # Hugging Face models switch checkpointing on and off through these two names.
+        self.gradient_checkpointing = activation_checkpointing
+        self._gradient_checkpointing_func = partial(_checkpoint, offload=activation_offloading)
+
+    def forward(self, x: Tensor, *args: Tensor | None) -> Tensor:
+        """x (B, N, D) and what the attention takes besides -> (B, N, D)"""
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(self._forward, x, *args)
+        return self._forward(x, *args)
+
+    def _forward(self, x: Tensor, *args: Tensor | None) -> Tensor:
+        attention, mlp = self
+        return mlp(attention(x, *args))
+
+
+def _checkpoint(function: Callable[..., Tensor], x: Tensor, *args: Tensor | None, offload: bool) -> Tensor:
+    with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
+        return checkpoint(function, x, *args, use_reentrant=False)
+
+
+class SelfAttentionBlock(nn.Sequential):
+    """Self-attention layers one after the other, called `0`, `1`, ... (B, N, D) -> (B, N, D)"""

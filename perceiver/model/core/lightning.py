@@ -1,0 +1,109 @@
+"""Base of the Lightning modules: a backend model, its parameters, its hyper-parameters.
+
+A leaf says what a batch is and what its loss is. Checkpoints hold plain hyper-parameters, so that they load with
+`weights_only=True`; those of perceiver-io 0.8 to 0.11, which hold pickled configurations, load as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
+from perceiver.model.core.config import Config
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class LitModel(pl.LightningModule):
+    """Trains a backend model. Leaves define `step`; the CLI or a subclass defines `configure_optimizers`.
+
+    Args:
+        model: Backend model, which has a `config`.
+        params: Checkpoint, folder or hub id (see `read_checkpoint`) that the model is initialised from.
+        hyper_parameters: Constructor arguments of the leaf, besides its config, that checkpoints shall hold.
+    """
+
+    config_class: ClassVar[type[Config]]
+
+    def __init__(self, model: nn.Module, params: str | None = None, **hyper_parameters: Any):
+        super().__init__()
+        config = asdict(model.config)  # type: ignore[call-overload]  # every backend model has one
+        encoder = config.get("encoder", {})
+        if encoder.get("params") is not None:
+            assert isinstance(model.encoder, nn.Module)
+            load_parameters(model.encoder, read_checkpoint(encoder["params"], part="0.").state_dict, encoder["params"])
+            encoder["params"] = None
+        if params is not None:
+            load_parameters(model, read_checkpoint(params).state_dict, params)
+        self.model = model
+        # Without the names of the files that the model starts from: a checkpoint never needs them again.
+        self.save_hyperparameters({**config, **hyper_parameters})
+
+    @property
+    def backend_model(self) -> nn.Module:
+        return self.model
+
+    @classmethod
+    def create(cls, config: Config, **kwargs: Any) -> Self:
+        """Builds the module from a backend config and further constructor arguments, `params` for example."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(config)}, **kwargs)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is no ordinary class method
+        cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
+    ) -> Self:
+        """Builds the module from a Lightning checkpoint.
+
+        Args:
+            checkpoint_path: Path or URL.
+            map_location: Device of the parameters, CPU by default.
+            kwargs: Constructor arguments that replace those in the checkpoint.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file can't be read or does not fit the model.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        names = {field.name for field in fields(cls.config_class)} | inspect.signature(cls).parameters.keys()
+        arguments = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
+        if "params" in arguments.get("encoder", {}):
+            arguments["encoder"] = arguments["encoder"] | {"params": None}
+        lit_model = cls(**{**arguments, "params": None, **kwargs})
+        load_parameters(lit_model.model, checkpoint.state_dict, checkpoint_path)
+        return lit_model if map_location is None else lit_model.to(map_location)
+
+    def step(self, batch: Any) -> Tensor:
+        """Loss of a batch."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._logged_step(batch, "train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._logged_step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._logged_step(batch, "test")
+
+    def _logged_step(self, batch: Any, split: str) -> Tensor:
+        loss = self.step(batch)
+        self.log(f"{split}_loss", loss, prog_bar=True, sync_dist=split != "train")
+        return loss
+
+    def log_text(self, tag: str, text: str) -> None:
+        """Writes text to the TensorBoard loggers, or prints it if there is none. Only the first process does."""
+        if not self.trainer.is_global_zero:
+            return
+        writers = [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
+        for writer in writers:
+            writer.experiment.add_text(tag, text, self.global_step)
+        if not writers:
+            self.print(f"{tag}\n{text}")

@@ -1,0 +1,232 @@
+"""Perceiver IO: encode, process, decode (arXiv 2107.14795, section 3 and figure 2).
+
+    inputs (B, M, C) --cross-attention--> latents (B, N, D) --self-attention--> latents --cross-attention--> (B, O, E)
+
+The paper's encode and process steps are our `PerceiverEncoder`, its decode step is our `PerceiverDecoder`. With more
+than one cross-attention layer the encoder is that of the first Perceiver (arXiv 2103.03206, figure 1).
+
+The latents and the learned output queries are the same for all examples of a batch. They enter the first layers as
+(1, N, D): their normalisation and projection is computed once, not once per example.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perceiver.model.core.adapter import InputAdapter, TrainableQueryProvider
+from perceiver.model.core.config import DecoderConfig, EncoderConfig
+from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
+
+
+def init_parameters(module: nn.Module, init_scale: float) -> None:
+    """Sets weights and queries to normal(0, init_scale), biases to 0. LayerNorms keep their ones and zeros."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=init_scale)
+        if isinstance(part, TrainableQueryProvider):
+            nn.init.normal_(part._query, std=init_scale)
+        if isinstance(bias := getattr(part, "bias", None), nn.Parameter):
+            nn.init.zeros_(bias)
+        if isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+
+
+class PerceiverEncoder(nn.Module):
+    """Maps an input of any length to N latents.
+
+    Args:
+        input_adapter: Turns the task input into (B, M, C).
+        config: Attention layers.
+        num_latents: Number of latents N.
+        num_latent_channels: Latent channels D.
+        activation_checkpointing: See `PerceiverIOConfig`.
+        activation_offloading: See `PerceiverIOConfig`.
+
+    Raises:
+        ValueError: if there are fewer than one cross-attention or self-attention block, or more cross-attention layers
+            than self-attention blocks, or heads don't divide channels.
+    """
+
+    def __init__(
+        self,
+        input_adapter: InputAdapter,
+        config: EncoderConfig,
+        *,
+        num_latents: int,
+        num_latent_channels: int,
+        activation_checkpointing: bool = False,
+        activation_offloading: bool = False,
+    ):
+        super().__init__()
+        if not 1 <= config.num_cross_attention_layers <= config.num_self_attention_blocks:
+            raise ValueError(
+                f"num_cross_attention_layers={config.num_cross_attention_layers} must be in "
+                f"[1, num_self_attention_blocks={config.num_self_attention_blocks}]"
+            )
+        checkpointing = {
+            "activation_checkpointing": activation_checkpointing,
+            "activation_offloading": activation_offloading,
+        }
+
+        def cross_attention_layer() -> AttentionLayer:
+            attention = CrossAttention(
+                num_heads=config.num_cross_attention_heads,
+                num_q_input_channels=num_latent_channels,
+                num_kv_input_channels=input_adapter.num_input_channels,
+                num_qk_channels=config.num_cross_attention_qk_channels,
+                num_v_channels=config.num_cross_attention_v_channels,
+                dropout=config.dropout,
+            )
+            mlp = MLP(num_latent_channels, config.cross_attention_widening_factor)
+            return AttentionLayer(attention, mlp, **checkpointing)
+
+        def self_attention_layer() -> AttentionLayer:
+            attention = SelfAttention(
+                num_heads=config.num_self_attention_heads,
+                num_channels=num_latent_channels,
+                num_qk_channels=config.num_self_attention_qk_channels,
+                num_v_channels=config.num_self_attention_v_channels,
+                dropout=config.dropout,
+            )
+            mlp = MLP(num_latent_channels, config.self_attention_widening_factor)
+            return AttentionLayer(attention, mlp, **checkpointing)
+
+        def self_attention_block() -> SelfAttentionBlock:
+            num_layers = config.num_self_attention_layers_per_block
+            return SelfAttentionBlock(*(self_attention_layer() for _ in range(num_layers)))
+
+        self.config = config
+        self.latent_provider = TrainableQueryProvider(num_latents, num_latent_channels)
+        self.input_adapter = input_adapter
+        self.cross_attn_1 = cross_attention_layer()
+        self.self_attn_1 = self_attention_block()
+        if config.num_cross_attention_layers > 1 and not config.first_cross_attention_layer_shared:
+            self.cross_attn_n = cross_attention_layer()
+        if config.num_self_attention_blocks > 1 and not config.first_self_attention_block_shared:
+            self.self_attn_n = self_attention_block()
+        self.init_parameters()
+        if config.freeze:
+            self.requires_grad_(False)
+
+    def init_parameters(self) -> None:
+        init_parameters(self, self.config.init_scale)
+
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Encodes a task input.
+
+        Args:
+            x: What the input adapter takes.
+            pad_mask: Boolean (B, M), True where the input is padding. Padding changes nothing.
+
+        Returns:
+            Latents (B, N, D)
+
+        Raises:
+            ValueError: if `pad_mask` is not boolean or has another shape.
+        """
+        x = self.input_adapter(x)  # B M C
+        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
+            raise ValueError(
+                f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"
+            )
+        latents = self.cross_attn_1(self.latent_provider(), x, pad_mask)  # B N D
+        latents = self.self_attn_1(latents)
+        cross_attn_n = getattr(self, "cross_attn_n", self.cross_attn_1)
+        self_attn_n = getattr(self, "self_attn_n", self.self_attn_1)
+        for i in range(1, self.config.num_self_attention_blocks):
+            if i < self.config.num_cross_attention_layers:
+                latents = cross_attn_n(latents, x, pad_mask)
+            latents = self_attn_n(latents)
+        return latents
+
+
+class PerceiverDecoder(nn.Module):
+    """Maps latents to outputs, one per query. Outputs don't depend on each other: decode only those you need.
+
+    Args:
+        output_adapter: Turns (B, O, F) into the task output.
+        config: Attention layer.
+        num_latent_channels: Latent channels D.
+        output_query_provider: Learned output queries.
+        activation_checkpointing: See `PerceiverIOConfig`.
+        activation_offloading: See `PerceiverIOConfig`.
+    """
+
+    def __init__(
+        self,
+        output_adapter: nn.Module,
+        config: DecoderConfig,
+        *,
+        num_latent_channels: int,
+        output_query_provider: TrainableQueryProvider,
+        activation_checkpointing: bool = False,
+        activation_offloading: bool = False,
+    ):
+        super().__init__()
+        num_query_channels = output_query_provider.num_query_channels
+        attention = CrossAttention(
+            num_heads=config.num_cross_attention_heads,
+            num_q_input_channels=num_query_channels,
+            num_kv_input_channels=num_latent_channels,
+            num_qk_channels=config.num_cross_attention_qk_channels,
+            num_v_channels=config.num_cross_attention_v_channels,
+            dropout=config.dropout,
+        )
+        self.config = config
+        self.output_query_provider = output_query_provider
+        self.output_adapter = output_adapter
+        self.cross_attn = AttentionLayer(
+            attention,
+            MLP(num_query_channels, config.cross_attention_widening_factor),
+            attention_residual=config.cross_attention_residual,
+            activation_checkpointing=activation_checkpointing,
+            activation_offloading=activation_offloading,
+        )
+        self.init_parameters()
+        if config.freeze:
+            self.requires_grad_(False)
+
+    def init_parameters(self) -> None:
+        init_parameters(self, self.config.init_scale)
+
+    def forward(self, latents: Tensor, query: Tensor | None = None, **output_adapter: Any) -> Tensor:
+        """Decodes latents.
+
+        Args:
+            latents: (B, N, D)
+            query: Output queries (B, O, F), or (1, O, F) if they are the same for all examples. By default all those of
+                the query provider.
+            output_adapter: Further arguments of the output adapter.
+
+        Returns:
+            Task output, one per query.
+        """
+        query = self.output_query_provider() if query is None else query
+        x = self.cross_attn(query, latents)  # B O F
+        return self.output_adapter(x, **output_adapter)
+
+
+class PerceiverIO(nn.Sequential):
+    """An encoder and a decoder, called `0` and `1` in checkpoints."""
+
+    def __init__(self, encoder: PerceiverEncoder, decoder: PerceiverDecoder):
+        super().__init__(encoder, decoder)
+
+    @property
+    def encoder(self) -> PerceiverEncoder:
+        encoder = self[0]
+        assert isinstance(encoder, PerceiverEncoder)
+        return encoder
+
+    @property
+    def decoder(self) -> PerceiverDecoder:
+        decoder = self[1]
+        assert isinstance(decoder, PerceiverDecoder)
+        return decoder
+
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Task input and its pad mask (B, M) -> task output"""
+        return self.decoder(self.encoder(x, pad_mask))

@@ -1,0 +1,1 @@
+"""Text models: `mlm` masked language model."""

@@ -1,0 +1,61 @@
+"""Training of the masked language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from perceiver.model.core.lightning import LitModel
+from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.text.mlm.backend import MaskedLanguageModel, MaskedLanguageModelConfig, TextDecoderConfig
+from perceiver.model.text.mlm.mask_filler import fill_masks
+
+
+class LitMaskedLanguageModel(LitModel):
+    """Masked language model. A batch is (labels, input_ids, pad_mask), each (B, M).
+
+    Args:
+        encoder: Encoder configuration.
+        decoder: Decoder configuration.
+        num_predictions: Number of fillings logged for each of `masked_samples`.
+        masked_samples: Texts with `<mask>` in them, filled and logged after each validation.
+        params: Checkpoint, folder or hub id that the model is initialised from.
+        kwargs: The other fields of `MaskedLanguageModelConfig`.
+    """
+
+    config_class = MaskedLanguageModelConfig
+    model: MaskedLanguageModel
+
+    def __init__(
+        self,
+        encoder: TextEncoderConfig,
+        decoder: TextDecoderConfig,
+        num_predictions: int = 3,
+        masked_samples: list[str] | None = None,
+        params: str | None = None,
+        **kwargs: Any,
+    ):
+        model = MaskedLanguageModel(MaskedLanguageModelConfig(encoder, decoder, **kwargs))
+        super().__init__(model, params, num_predictions=num_predictions, masked_samples=masked_samples)
+        self.num_predictions = num_predictions
+        self.masked_samples = masked_samples
+
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Token ids (B, M) -> logits (B, M, vocabulary)"""
+        return self.model(x, pad_mask)
+
+    def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        labels, x, pad_mask = batch
+        return self.model.loss(labels, x, pad_mask)
+
+    def setup(self, stage: str) -> None:
+        if self.masked_samples and not hasattr(getattr(self.trainer, "datamodule", None), "tokenizer"):
+            raise ValueError("masked_samples are filled with the tokenizer of the data module: pass datamodule=...")
+
+    def on_validation_epoch_end(self) -> None:
+        if self.masked_samples and not self.trainer.sanity_checking:
+            tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]  # see setup()
+            filled = fill_masks(self.model, tokenizer, self.masked_samples, self.num_predictions)
+            lines = ["\n\n".join([sample, *texts]) for sample, texts in zip(self.masked_samples, filled, strict=True)]
+            self.log_text("masked_samples", "\n\n---\n\n".join(lines))
