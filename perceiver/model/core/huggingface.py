@@ -1,4 +1,4 @@
-"""Bases of the Hugging Face classes: a config that holds a backend config, a model that holds a backend model.
+"""Base of the Hugging Face models, which hold a backend model; saving and uploading of converted models.
 
 Folders have the published format: `config.json` with `model_type` and a nested `model_config`, parameters under the
 names `backend_model.*`. A leaf names its classes, defines `forward` and registers itself with the Auto classes.
@@ -7,53 +7,19 @@ names `backend_model.*`. A leaf names its classes, defines `forward` and registe
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub import HfApi
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint
-from perceiver.model.core.config import Config
+from perceiver.model.core.huggingface_config import PerceiverBackendConfig
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-class PerceiverBackendConfig(PreTrainedConfig):
-    """Hugging Face config around a backend config. Every leaf needs an `__init__` of its own, with these arguments.
-
-    Args:
-        backend_config: Backend config.
-        model_config: The same as a dictionary, as in a `config.json`. Missing fields get their defaults.
-        kwargs: Arguments of `PreTrainedConfig`.
-
-    Raises:
-        ValueError: if `model_config` has a field that the backend config has not.
-    """
-
-    backend_config_class: ClassVar[type[Config]]
-
-    # A declared field takes part in comparisons.
-    model_config: dict[str, Any] | None = None
-
-    def __init__(
-        self, backend_config: Config | None = None, *, model_config: dict[str, Any] | None = None, **kwargs: Any
-    ):
-        if model_config is not None:
-            backend_config = self.backend_config_class.from_dict(model_config)
-        kwargs["model_config"] = None if backend_config is None else asdict(backend_config)
-        super().__init__(**kwargs)
-
-    @property
-    def backend_config(self) -> Config:
-        """The backend config, built from `model_config`."""
-        if self.model_config is None:
-            raise ValueError(f"{type(self).__name__} was made without a backend config")
-        return self.backend_config_class.from_dict(self.model_config)
 
 
 class PerceiverBackendModel(PreTrainedModel):

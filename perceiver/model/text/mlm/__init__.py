@@ -1,12 +1,13 @@
 """Masked language model.
 
-Importing this package registers the model with transformers' Auto classes, if transformers is installed. Lightning is
-imported when `LitMaskedLanguageModel` is first asked for.
+Importing this package registers the model with transformers' Auto classes, if transformers is installed. Modeling code
+of transformers and Lightning are imported when something that needs them is first used.
 """
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perceiver.model.core.lazy import lazy_names
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
@@ -17,13 +18,9 @@ from perceiver.model.text.mlm.backend import (
 from perceiver.model.text.mlm.mask_filler import fill_masks
 
 if TYPE_CHECKING or find_spec("transformers"):
-    from perceiver.model.text.mlm.huggingface import (
-        PerceiverMaskedLanguageModel,
-        PerceiverMaskedLanguageModelConfig,
-        convert_checkpoint,
-        convert_model,
-    )
+    from perceiver.model.text.mlm.huggingface_config import PerceiverMaskedLanguageModelConfig
 if TYPE_CHECKING:
+    from perceiver.model.text.mlm.huggingface import PerceiverMaskedLanguageModel, convert_checkpoint, convert_model
     from perceiver.model.text.mlm.lightning import LitMaskedLanguageModel
 
 __all__ = [
@@ -40,12 +37,13 @@ __all__ = [
     "perceiver_io_language_base",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "LitMaskedLanguageModel":
-        from perceiver.model.text.mlm.lightning import LitMaskedLanguageModel
-
-        return LitMaskedLanguageModel
-    if name in __all__:
-        raise ImportError(f"{name} needs transformers: pip install perceiver-io[text]")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "LitMaskedLanguageModel": "lightning",
+        "PerceiverMaskedLanguageModel": "huggingface",
+        "PerceiverMaskedLanguageModelConfig": "huggingface_config",
+        "convert_checkpoint": "huggingface",
+        "convert_model": "huggingface",
+    },
+)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, Percei
 from transformers.modeling_outputs import MaskedLMOutput
 
 from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
-from perceiver.model.core.huggingface import PerceiverBackendConfig, PerceiverBackendModel, pad_mask_of, save_converted
+from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of, save_converted
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
@@ -18,20 +18,7 @@ from perceiver.model.text.mlm.backend import (
     TextDecoderConfig,
     masked_cross_entropy,
 )
-
-
-class PerceiverMaskedLanguageModelConfig(PerceiverBackendConfig):
-    model_type = "perceiver-io-masked-language-model"
-    backend_config_class = MaskedLanguageModelConfig
-
-    def __init__(
-        self,
-        backend_config: MaskedLanguageModelConfig | None = None,
-        *,
-        model_config: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(backend_config, model_config=model_config, **kwargs)
+from perceiver.model.text.mlm.huggingface_config import PerceiverMaskedLanguageModelConfig
 
 
 class PerceiverMaskedLanguageModel(PerceiverBackendModel):
@@ -192,5 +179,4 @@ def _tokenizer(name: str, model: PerceiverMaskedLanguageModel) -> Any:
     return tokenizer
 
 
-AutoConfig.register(PerceiverMaskedLanguageModelConfig.model_type, PerceiverMaskedLanguageModelConfig)
 AutoModelForMaskedLM.register(PerceiverMaskedLanguageModelConfig, PerceiverMaskedLanguageModel)

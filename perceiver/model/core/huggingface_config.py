@@ -1,0 +1,50 @@
+"""Base of the Hugging Face configs, which hold a backend config.
+
+Configs stand apart from models (`huggingface.py`) because transformers' modeling code takes seconds to import: a leaf
+registers its config when its package is imported, and its model when a config is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from perceiver.model.core.config import Config
+
+
+class PerceiverBackendConfig(PreTrainedConfig):
+    """Hugging Face config around a backend config. Every leaf needs an `__init__` of its own, with these arguments.
+
+    Args:
+        backend_config: Backend config.
+        model_config: The same as a dictionary, as in a `config.json`. Missing fields get their defaults.
+        kwargs: Arguments of `PreTrainedConfig`.
+
+    Raises:
+        ValueError: if `model_config` has a field that the backend config has not.
+    """
+
+    backend_config_class: ClassVar[type[Config]]
+    model_module: ClassVar[str]
+
+    # A declared field takes part in comparisons.
+    model_config: dict[str, Any] | None = None
+
+    def __init__(
+        self, backend_config: Config | None = None, *, model_config: dict[str, Any] | None = None, **kwargs: Any
+    ):
+        import_module(self.model_module)  # registers the model class with the Auto classes
+        if model_config is not None:
+            backend_config = self.backend_config_class.from_dict(model_config)
+        kwargs["model_config"] = None if backend_config is None else asdict(backend_config)
+        super().__init__(**kwargs)
+
+    @property
+    def backend_config(self) -> Config:
+        """The backend config, built from `model_config`."""
+        if self.model_config is None:
+            raise ValueError(f"{type(self).__name__} was made without a backend config")
+        return self.backend_config_class.from_dict(self.model_config)
