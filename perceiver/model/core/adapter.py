@@ -81,7 +81,7 @@ class TrainableQueryProvider(nn.Module):
 
     def forward(self, positions: Tensor | None = None) -> Tensor:
         """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
-        return self._query[None] if positions is None else self._query[positions]
+        return self._query[None] if positions is None else nn.functional.embedding(positions, self._query)
 
 
 class TokenOutputAdapter(nn.Module):

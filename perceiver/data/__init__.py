@@ -1,0 +1,1 @@
+"""Data modules, preprocessors and collators, one package per domain: `perceiver.data.text`."""

@@ -1,0 +1,48 @@
+"""Text data: Lightning data modules, the preprocessor for inference, tokenisation, masking.
+
+```
+common.py        Task, TextDataModule: tokenise once, cache, serve batches of masked chunks
+wikitext.py      WikiTextDataModule     local.py  LocalTextDataModule     pydoc.py  PydocTextDataModule
+tokenization.py  text -> flat arrays of token ids and word marks; UTF-8 bytes vectorised, or any fast tokenizer
+corpus.py        the cache on disk (written once, atomically) and its view as chunks of max_seq_len tokens
+collator.py      whole-word and token masking, padding
+loader.py        the training loader: order by (seed, epoch), resumable in the middle of an epoch
+preprocessor.py  TextPreprocessor: text -> model input, for inference (no Lightning)
+```
+
+The names below are imported when they are first used, so that inference does not pay for Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perceiver.data.text.common import Task, TextDataModule
+    from perceiver.data.text.local import LocalTextDataModule
+    from perceiver.data.text.preprocessor import TextPreprocessor
+    from perceiver.data.text.pydoc import PydocTextDataModule
+    from perceiver.data.text.wikitext import WikiTextDataModule
+
+__all__ = [
+    "LocalTextDataModule",
+    "PydocTextDataModule",
+    "Task",
+    "TextDataModule",
+    "TextPreprocessor",
+    "WikiTextDataModule",
+]
+
+_HOME = {
+    "LocalTextDataModule": "local",
+    "PydocTextDataModule": "pydoc",
+    "Task": "common",
+    "TextDataModule": "common",
+    "TextPreprocessor": "preprocessor",
+    "WikiTextDataModule": "wikitext",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,153 @@
+"""Collators: a list of examples -> a batch `(labels, input_ids, pad_mask)`, each (B, n).
+
+`input_ids` and `labels` are int64, labels are -100 where nothing is predicted; `pad_mask` is True at padding.
+
+Masking is a pure function of (seed, epoch, index of the example): each example has its own stream of random numbers
+(Philox, addressed by its counter), so a batch does not depend on the number of workers or on what was loaded before it.
+A static collator takes epoch 0 for every epoch: every example keeps the mask it was given first. That is masking once
+in preprocessing, without storing the result.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from perceiver.data.text.tokenization import tokenizer_name
+
+IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
+# Of what is selected; the rest stays as it is (BERT, arXiv 1810.04805, section 3.1).
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
+
+PaddingSide = Literal["left", "right"]
+Example = Mapping[str, Any]
+Batch = tuple[Tensor, Tensor, Tensor]
+Ids = npt.NDArray[np.int64]
+
+
+class DefaultCollator:
+    """Pads `input_ids` and `label_ids` of the examples to the longest one.
+
+    Args:
+        tokenizer: gives the padding token and, unless `padding_side` does, the padding side.
+        padding_side: "left" or "right".
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, padding_side: PaddingSide | None = None):
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"{tokenizer_name(tokenizer)} has no padding token")
+        self.pad_token_id = int(tokenizer.pad_token_id)
+        self.padding_side = padding_side or tokenizer.padding_side
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        lengths = np.array([len(example["input_ids"]) for example in examples])
+        width = int(lengths.max())
+        first = width - lengths if self.padding_side == "left" else np.zeros_like(lengths)
+        columns = np.arange(width) - first[:, None]  # B n: position in the example
+        real = (columns >= 0) & (columns < lengths[:, None])
+
+        input_ids = np.full(real.shape, self.pad_token_id, np.int64)
+        labels = np.full(real.shape, IGNORE, np.int64)
+        input_ids[real] = np.concatenate([example["input_ids"] for example in examples])
+        labels[real] = np.concatenate([example["label_ids"] for example in examples])
+        return torch.from_numpy(labels), torch.from_numpy(input_ids), torch.from_numpy(~real)
+
+
+class MaskingCollator(ABC):
+    """Masks units of tokens; what a unit is, subclasses say.
+
+    Each unit is selected with `mask_prob`. Of the selected units 80 % become mask tokens, 10 % get a random token at
+    each position, 10 % stay as they are; labels are set on all tokens of a selected unit. Special tokens are never
+    selected and never drawn. A batch in which chance selects nothing gets one unit, so that its loss is defined.
+
+    Args:
+        tokenizer: gives mask token, special tokens, vocabulary size, padding.
+        mask_prob: in (0, 1).
+        padding_side: as in `DefaultCollator`.
+        seed: of the random numbers, not negative.
+        static: the same masks in every epoch.
+
+    Raises:
+        ValueError: if the tokenizer has no mask or padding token, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        mask_prob: float = 0.15,
+        *,
+        padding_side: PaddingSide | None = None,
+        seed: int = 0,
+        static: bool = False,
+    ):
+        if tokenizer.mask_token_id is None:
+            raise ValueError(f"{tokenizer_name(tokenizer)} has no mask token, which masking needs")
+        if not 0 < mask_prob < 1:
+            raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be at least 0")
+        self.pad = DefaultCollator(tokenizer, padding_side)
+        self.mask_token_id = int(tokenizer.mask_token_id)
+        self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        self.mask_prob, self.seed, self.static = mask_prob, seed, static
+
+    @abstractmethod
+    def units(self, word_ids: Ids) -> Ids:
+        """Equal numbers for neighbours in the same unit, -1 for tokens in no unit. (T,) -> (T,)."""
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Examples are dicts of `input_ids` (n,), `word_ids` (n,) with -1 for special tokens, `index` and `epoch`."""
+        # All arrays are flat: the T tokens of the batch, one example after the other.
+        lengths = [len(example["input_ids"]) for example in examples]
+        ends = np.cumsum(lengths)
+        input_ids = np.concatenate([example["input_ids"] for example in examples])
+        units = self.units(np.concatenate([example["word_ids"] for example in examples]))
+        choice, kind, token = np.concatenate([self._draw(example) for example in examples], axis=1)
+
+        starts = np.ones(len(units), bool)
+        starts[1:] = units[1:] != units[:-1]
+        starts[ends[:-1]] = True
+        starts &= units >= 0
+
+        # The first token's numbers decide for its unit. Tokens in no unit look up the last entry, by index -1.
+        unit_choice, unit_kind = choice[starts], kind[starts]
+        unit_selected = unit_choice < self.mask_prob
+        if len(unit_choice) > 0 and not unit_selected.any():
+            unit_selected[unit_choice.argmin()] = True
+        unit_of = np.where(units >= 0, np.cumsum(starts) - 1, -1)
+        selected = np.append(unit_selected, False)[unit_of]
+        kind = np.append(unit_kind, 1.0)[unit_of]
+
+        masked = selected & (kind < MASK_SHARE)
+        randomised = selected & (kind >= MASK_SHARE) & (kind < MASK_SHARE + RANDOM_SHARE)
+        random_ids = self.ordinary_ids[(token * len(self.ordinary_ids)).astype(np.int64)]
+        labels = np.where(selected, input_ids, IGNORE)
+        input_ids = np.where(masked, self.mask_token_id, np.where(randomised, random_ids, input_ids))
+
+        rows = zip(np.split(input_ids, ends[:-1]), np.split(labels, ends[:-1]), strict=True)
+        return self.pad([{"input_ids": ids, "label_ids": label_ids} for ids, label_ids in rows])
+
+    def _draw(self, example: Example) -> npt.NDArray[np.float64]:
+        """Three uniform numbers per token, (3, n)."""
+        epoch = 0 if self.static else example["epoch"]
+        stream = np.random.Philox(key=[self.seed, epoch], counter=[0, 0, example["index"], 0])
+        return np.random.Generator(stream).random((3, len(example["input_ids"])))
+
+
+class WordMaskingCollator(MaskingCollator):
+    """Masks whole words."""
+
+    def units(self, word_ids: Ids) -> Ids:
+        return word_ids
+
+
+class TokenMaskingCollator(MaskingCollator):
+    """Masks single tokens."""
+
+    def units(self, word_ids: Ids) -> Ids:
+        return np.where(word_ids >= 0, np.arange(len(word_ids)), -1)

@@ -1,0 +1,82 @@
+"""Files, folders, patterns; line breaks; the split by lines; unreadable input."""
+
+import os
+
+import pytest
+
+from perceiver.data.text.local import LocalTextDataModule, find_files
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "b.txt").write_bytes("two\r\n\nthrée\n".encode())
+    (folder / "a.txt").write_bytes(b"one\nlast line without a break")
+    (folder / "sub" / "c.txt").write_bytes(b"four\n")
+    (folder / "d.md").write_bytes(b"five\n")
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path, byte_tokenizer_dir):
+    """Text of each split."""
+
+    def read(**kwargs: object) -> dict[str, str]:
+        data = LocalTextDataModule(str(tmp_path / "cache"), tokenizer=byte_tokenizer_dir, max_seq_len=8, **kwargs)
+        data.prepare_data()
+        data.setup()
+        return {split: data.tokenizer.decode(chunks.tokens.tolist()) for split, chunks in data.chunks.items()}
+
+    return read
+
+
+def test_find_files(texts):
+    names = {"a": texts / "a.txt", "b": texts / "b.txt", "c": texts / "sub" / "c.txt", "d": texts / "d.md"}
+    assert find_files(str(texts)) == [names["a"], names["b"], names["c"]]
+    assert find_files([str(texts / "*.txt"), str(texts / "d.md")]) == [names["a"], names["b"], names["d"]]
+    assert find_files(str(texts / "**" / "c*")) == [names["c"]]
+    for nothing in ("missing.txt", "*.csv"):
+        with pytest.raises(ValueError, match="is no file, no folder with"):
+            find_files(str(texts / nothing))
+
+
+def test_text_is_kept_and_split_by_lines(texts, corpus):
+    assert corpus(train_files=str(texts), valid_fraction=0.3) == {
+        "train": "one\nlast line without a breaktwo\n\n",
+        "valid": "thrée\nfour\n",
+    }
+
+
+def test_validation_files(texts, corpus):
+    assert corpus(train_files=[str(texts / "b.txt")], valid_files=str(texts / "d.md")) == {
+        "train": "two\n\nthrée\n",
+        "valid": "five\n",
+    }
+
+
+def test_a_changed_file_is_read_again(texts, corpus):
+    files = {"train_files": str(texts / "b.txt"), "valid_files": str(texts / "d.md")}
+    corpus(**files)
+    (texts / "d.md").write_text("six")
+    assert corpus(**files)["valid"] == "six"
+
+
+def test_bad_input(texts, corpus):
+    (texts / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match=r"cannot read .*latin.txt.* as UTF-8 text: .*can't decode byte 0xe9"):
+        corpus(train_files=str(texts / "latin.txt"), valid_files=str(texts / "d.md"))
+    with pytest.raises(ValueError, match=r"1 lines cannot be split with valid_fraction=0\.05"):
+        corpus(train_files=str(texts / "d.md"))
+    with pytest.raises(ValueError, match=r"valid_fraction=1 must be in \(0, 1\)"):
+        corpus(train_files=str(texts), valid_fraction=1)
+    (texts / "empty.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty.txt'\]: all files are empty"):
+        corpus(train_files=str(texts / "a.txt"), valid_files=str(texts / "empty.txt"))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission(texts):
+    (texts / "a.txt").chmod(0)
+    with pytest.raises(ValueError, match=r"cannot read .*a.txt: .*Permission denied"):
+        find_files(str(texts))

@@ -1,0 +1,123 @@
+"""The byte path equals PerceiverTokenizer on any text, and the recorded word structure of the published library."""
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import ByT5Tokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
+
+from perceiver.data.text.tokenization import (
+    INSIDE,
+    SPECIAL,
+    START,
+    check_tokenizer,
+    encode,
+    tokenizer_fingerprint,
+    word_ids,
+)
+from tests.data.text.conftest import word_piece_tokenizer
+
+BYTES = PerceiverTokenizer()
+RECORDED = json.loads((Path(__file__).parents[1] / "golden" / "word_ids.json").read_text())
+# Any string, and strings in which what is special here is frequent.
+TEXTS = st.lists(st.text() | st.text(alphabet=" \t\n\r\v\fab\x1c\x85\u00a0é☕") | st.just("x[MASK]y [SEP]"), max_size=6)
+
+
+def word_lengths(ids: list[int | None]) -> list[tuple[bool, int]]:
+    """Word ids up to renumbering: (is a word, number of tokens) of each run; every special token is its own run."""
+    runs = groupby(enumerate(ids), key=lambda item: (item[0], None) if item[1] in (None, -1) else (0, item[1]))
+    return [(word is not None, len(list(run))) for (_, word), run in runs]
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: repr(case["text"]) + "+" * case["add_special_tokens"])
+def test_recorded_word_ids(case):
+    encoded = encode(BYTES, [case["text"]], case["add_special_tokens"])
+    assert encoded.tokens.tolist() == case["input_ids"]
+    assert word_lengths(word_ids(encoded.marks).tolist()) == word_lengths(case["word_ids"])
+
+
+@given(TEXTS, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_bytes_equal_perceiver_tokenizer_and_round_trip(texts, add_special_tokens):
+    encoded = encode(BYTES, texts, add_special_tokens)
+    documents = np.split(encoded.tokens, encoded.offsets[1:-1]) if texts else []
+    for text, document in zip(texts, documents, strict=True):
+        expected = BYTES(text, add_special_tokens=add_special_tokens, split_special_tokens=True)["input_ids"]
+        assert document.tolist() == expected
+        assert BYTES.decode(document, skip_special_tokens=True) == text
+    assert encoded.offsets[-1] == len(encoded.tokens) == len(encoded.marks)
+
+
+@given(TEXTS, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_bytes_words_equal_a_naive_loop(texts, add_special_tokens):
+    expected = []
+    for text in texts:
+        previous_is_space = None
+        marks = []
+        for byte in text.encode():
+            is_space = byte in b" \t\n\r\v\f"
+            marks.append(START if previous_is_space is None or (is_space and not previous_is_space) else INSIDE)
+            previous_is_space = is_space
+        expected += [SPECIAL, *marks, SPECIAL] if add_special_tokens else marks
+    assert encode(BYTES, texts, add_special_tokens).marks.tolist() == expected
+
+
+def test_special_tokens_written_in_a_text_are_characters(fast_tokenizer):
+    assert encode(BYTES, ["[MASK]"]).tokens.tolist() == [ord(c) + 6 for c in "[MASK]"]
+    expected = fast_tokenizer.convert_tokens_to_ids(["[", "MASK", "]"])
+    assert encode(fast_tokenizer, ["[MASK]"]).tokens.tolist() == expected
+
+
+def test_words_of_neighbouring_documents_never_merge():
+    assert word_ids(encode(BYTES, ["ab", "cd ", "", " e"]).marks).tolist() == [1, 1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_slices_and_missing_texts_of_arrow(kind):
+    texts = pa.array(["drop", "ä b", None, "", "c", "drop"], kind)[1:5]
+    encoded = encode(BYTES, texts)
+    assert encoded.tokens.tolist() == [b + 6 for b in "ä bc".encode()]
+    assert encoded.offsets.tolist() == [0, 4, 4, 4, 5]
+
+
+@pytest.mark.parametrize("add_special_tokens", [False, True])
+def test_no_documents(add_special_tokens, fast_tokenizer):
+    for tokenizer in (BYTES, fast_tokenizer):
+        encoded = encode(tokenizer, [], add_special_tokens)
+        assert (len(encoded.tokens), len(encoded.marks), encoded.offsets.tolist()) == (0, 0, [0])
+
+
+def test_fast_tokenizer(fast_tokenizer):
+    encoded = encode(fast_tokenizer, ["unbelievable worlds", "", "hello"], add_special_tokens=True)
+    assert encoded.tokens.tolist() == [2, 5, 6, 7, 9, 10, 3, 2, 3, 2, 8, 3]
+    assert encoded.marks.tolist() == [-1, 1, 0, 0, 1, 0, -1, -1, -1, -1, 1, -1]
+    assert encoded.offsets.tolist() == [0, 7, 9, 12]
+    assert word_ids(encoded.marks).tolist() == [-1, 1, 1, 1, 2, 2, -1, -1, -1, -1, 3, -1]
+
+
+def test_lone_surrogate_is_a_value_error():
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        encode(BYTES, ["\ud800"])
+
+
+def test_unfit_tokenizers():
+    with pytest.raises(ValueError, match=r"ByT5Tokenizer .* has no word ids"):
+        check_tokenizer(ByT5Tokenizer())
+    extended = PerceiverTokenizer()
+    extended.add_tokens(["foo"])
+    with pytest.raises(ValueError, match="263 tokens, must have 262"):
+        check_tokenizer(extended)
+
+
+def test_fingerprint_is_that_of_the_content(fast_tokenizer: PreTrainedTokenizerFast):
+    fingerprint = tokenizer_fingerprint(fast_tokenizer)
+    fast_tokenizer(["hello", "a b"], padding=True, truncation=True, max_length=2)  # leaves its settings behind
+    assert tokenizer_fingerprint(fast_tokenizer) == fingerprint == tokenizer_fingerprint(word_piece_tokenizer())
+    assert tokenizer_fingerprint(word_piece_tokenizer(1)) != fingerprint
+    assert tokenizer_fingerprint(BYTES) != fingerprint
