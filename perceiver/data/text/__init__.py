@@ -13,8 +13,9 @@ preprocessor.py  TextPreprocessor: text -> model input, for inference (no Lightn
 The names below are imported when they are first used, so that inference does not pay for Lightning.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from perceiver.lazy import lazy_names
 
 if TYPE_CHECKING:
     from perceiver.data.text.common import Task, TextDataModule
@@ -32,17 +33,14 @@ __all__ = [
     "WikiTextDataModule",
 ]
 
-_HOME = {
-    "LocalTextDataModule": "local",
-    "PydocTextDataModule": "pydoc",
-    "Task": "common",
-    "TextDataModule": "common",
-    "TextPreprocessor": "preprocessor",
-    "WikiTextDataModule": "wikitext",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "LocalTextDataModule": "local",
+        "PydocTextDataModule": "pydoc",
+        "Task": "common",
+        "TextDataModule": "common",
+        "TextPreprocessor": "preprocessor",
+        "WikiTextDataModule": "wikitext",
+    },
+)

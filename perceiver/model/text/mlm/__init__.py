@@ -7,7 +7,7 @@ of transformers and Lightning are imported when something that needs them is fir
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from perceiver.model.core.lazy import lazy_names
+from perceiver.lazy import lazy_names
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,

@@ -1,0 +1,54 @@
+# One environment for everything. A fresh machine needs Python >= 3.10 and make, nothing else.
+#   make install VENV=/somewhere PYTHON=python3.12     where it lives, what makes it
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
+EXTRAS := text,vision,audio,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types compat check format
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP)  ## create $(VENV) and install the package with all extras
+
+# torch goes first and alone, so that a build of that version that is already at hand (a CPU wheel, say) is taken.
+# The stamp makes a second run start at once; a change of what is installed makes it run again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install '$(TORCH)'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(STAMP)  ## train, convert and use a small masked language model (about five minutes)
+	$(BIN)/python examples/demo/mlm.py
+
+test: $(STAMP)  ## the fast tests, offline
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(STAMP)  ## the tests that take long
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not network and not gpu"
+
+lint: $(STAMP)  ## formatting and lint rules
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+
+types: $(STAMP)  ## static types
+	$(BIN)/python -m mypy
+
+# Recorded checkpoints of the published format; they live beside the clone where they exist.
+compat: $(STAMP)  ## the published checkpoints, where they are present
+	@if [ -f ../shared/compat/check.py ]; then $(BIN)/python ../shared/compat/check.py; \
+	else echo "../shared/compat/check.py is not here: skipped"; fi
+
+check: test lint types compat  ## all that CI runs
+
+format:  ## rewrite the files as `make lint` wants them
+format: $(STAMP)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .

@@ -1,0 +1,125 @@
+"""What the training scripts share: Lightning's command line with our optimizers, schedules and trainer defaults.
+
+    --data=WikiTextDataModule            any data module of the task, by class name or by import path
+    --optimizer=AdamW --optimizer.lr=1e-3     an optimizer of torch.optim or pytorch_optimizer (Lamb, ...)
+    --lr_scheduler.warmup_steps=100      of the default ConstantWithWarmupLR, or of --lr_scheduler=CosineWithWarmupLR
+    --config=run.yaml                    what --print_config prints and what every run saves beside its logs
+
+Values come, the later the stronger, from signatures, the script's own defaults, trainer.yaml, config files and flags.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytorch_optimizer  # noqa: F401  # makes its classes known by name
+import torch
+from jsonargparse import Namespace, dict_to_namespace
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
+
+# A class name is looked up below each of these in turn, and `--optimizer.lr` without a name means the first. Three of
+# torch's classes stand for themselves: pytorch_optimizer has others of the same name, ambiguous below Optimizer alone.
+OPTIMIZERS: tuple[type[Optimizer], ...] = (
+    torch.optim.AdamW,
+    *(getattr(torch.optim, name) for name in ("ASGD", "Muon", "RAdam") if hasattr(torch.optim, name)),
+    Optimizer,
+)
+
+# Not a default of the parser: the flags of another optimizer would start from AdamW's values (eps, weight_decay)
+# instead of their own.
+DEFAULT_OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
+
+
+class CLI(LightningCLI):
+    """Command line of one task: subcommands fit, validate, test and predict.
+
+    Args:
+        model_class: The task's Lightning module; its signature gives the flags `--model.*`.
+        defaults: Default of each flag that differs from the signatures, by its full name (`model.num_latents`).
+        links: Flags of the model that the data module decides, as {data attribute: [model flags]}. They can't be given.
+        args: The command line, `sys.argv[1:]` if None.
+        run: Run the subcommand. False parses flags without a subcommand and builds trainer, model and data only.
+    """
+
+    def __init__(
+        self,
+        model_class: type[LightningModule],
+        *,
+        defaults: dict[str, Any],
+        links: dict[str, list[str]],
+        args: ArgsType = None,
+        run: bool = True,
+    ) -> None:
+        self.defaults = defaults
+        self.links = links
+        with resources.as_file(resources.files("perceiver.scripts") / "trainer.yaml") as trainer_defaults:
+            kwargs = {"default_config_files": [str(trainer_defaults)]}
+            super().__init__(
+                model_class,
+                LightningDataModule,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                # version_<N> is new for each run; where there is none (no logger), the last run's config is what counts
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs=dict.fromkeys(self.subcommands(), kwargs) if run else kwargs,
+                args=args,
+                run=run,
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds optimizer and schedule, the links from data to model, and the defaults."""
+        parser.add_optimizer_args(OPTIMIZERS)
+        parser.add_lr_scheduler_args((ConstantWithWarmupLR, CosineWithWarmupLR))
+        for source, targets in self.links.items():
+            for target in targets:
+                parser.link_arguments(source, target, apply_on="instantiate")
+        parser.set_defaults({"lr_scheduler": {"class_path": "ConstantWithWarmupLR"}, **self.defaults})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses without Lightning's warning that `args` and `sys.argv` are both there: `perceiver mlm` has both."""
+        self.config = parser.parse_object(args) if isinstance(args, dict | Namespace) else parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Fills in the default optimizer, so that the saved config has it."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.optimizer is None:
+            config.optimizer = dict_to_namespace(DEFAULT_OPTIMIZER)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer; without a logger also without the default callback that can't be without one."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.logger is False and trainer.callbacks:
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, LearningRateMonitor)]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Saves the last state if training ended before the first validation, which is when checkpoints are written."""
+        callback = self.trainer.checkpoint_callback
+        if not isinstance(callback, ModelCheckpoint) or callback.save_top_k == 0 or callback.dirpath is None:
+            return
+        if not callback.best_model_path.startswith(str(callback.dirpath)):  # a resumed run starts with the other run's
+            path = Path(callback.dirpath) / "last.ckpt"
+            self.trainer.save_checkpoint(path)
+            rank_zero_info(f"No validation in this training (see trainer.val_check_interval). Saved its end as {path}.")
+
+    @staticmethod
+    def configure_optimizers(
+        lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: LRScheduler | None = None
+    ) -> Any:
+        """Steps the schedule once per optimizer step and tells a cosine how long the training is."""
+        if isinstance(lr_scheduler, CosineWithWarmupLR) and lr_scheduler.training_steps == 0:
+            steps = lightning_module.trainer.estimated_stepping_batches
+            if not lr_scheduler.warmup_steps < steps < float("inf"):
+                raise ValueError(
+                    f"a training of {steps} steps with lr_scheduler.warmup_steps={lr_scheduler.warmup_steps} gives the "
+                    "cosine no length: set trainer.max_steps, trainer.max_epochs or lr_scheduler.training_steps"
+                )
+            lr_scheduler.training_steps = int(steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}

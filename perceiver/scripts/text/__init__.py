@@ -1,0 +1,1 @@
+"""Training scripts of the text tasks: mlm.py (masked language model)."""

@@ -1,0 +1,41 @@
+"""What holds for every test: offline, one seed, one default dtype, no more threads than the machine has.
+
+The environment is set before anything imports a Hugging Face library, because those read it at import.
+`HF_HUB_OFFLINE=0 pytest -m network` runs the few tests that need the hub.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+
+for name, value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+    "MPLBACKEND": "Agg",  # no display
+    "TOKENIZERS_PARALLELISM": "false",  # forked data loader workers would warn
+}.items():
+    os.environ.setdefault(name, value)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # subprocesses that a test starts obey it too
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> Iterator[None]:
+    """Every test starts from the same seeds and leaves the default dtype as it was, whatever ran before it."""
+    dtype = torch.get_default_dtype()
+    random.seed(0)
+    torch.manual_seed(0)
+    try:
+        import numpy as np
+    except ImportError:  # the backend tests run without it
+        pass
+    else:
+        np.random.seed(0)
+    yield
+    torch.set_default_dtype(dtype)

@@ -1,0 +1,98 @@
+"""The console command: what it calls with what, its errors and exit codes, and that it starts without torch."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import perceiver
+from perceiver.scripts import main as main_module
+from perceiver.scripts.main import main
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What was called, in place of the mlm script and the mlm conversions."""
+    recorded: list[tuple[str, Any]] = []
+    modules = {
+        "perceiver.scripts.text.mlm": SimpleNamespace(main=lambda args: recorded.append(("fit", args))),
+        "perceiver.model.text.mlm": SimpleNamespace(
+            convert_model=lambda **kwargs: recorded.append(("model", kwargs)),
+            convert_checkpoint=lambda **kwargs: recorded.append(("checkpoint", kwargs)),
+        ),
+    }
+    monkeypatch.setattr(main_module.importlib, "import_module", modules.__getitem__)
+    return recorded
+
+
+def test_task_gets_the_rest_of_the_command_line(calls: list[tuple[str, Any]]) -> None:
+    assert main(["mlm", "fit", "--help", "--model.num_latents=32"]) == 0
+    assert calls == [("fit", ["fit", "--help", "--model.num_latents=32"])]
+
+
+def test_convert_model(calls: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("convert model --task mlm deepmind/language-perceiver out".split()) == 0
+    assert calls == [("model", {"save_dir": "out", "source_repo_id": "deepmind/language-perceiver"})]
+    assert capsys.readouterr().out == "wrote out\n"
+
+
+def test_convert_checkpoint(calls: list[tuple[str, Any]]) -> None:
+    assert main("convert checkpoint --task mlm a.ckpt out --tokenizer tok --push-to-hub".split()) == 0
+    expected = {"save_dir": "out", "ckpt_url": "a.ckpt", "tokenizer_name": "tok", "push_to_hub": True}
+    assert calls == [("checkpoint", expected)]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no file a.ckpt"), ValueError("not a checkpoint: a.ckpt")])
+def test_failed_conversion(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(main_module.importlib, "import_module", lambda name: SimpleNamespace(convert_checkpoint=fail))
+    assert main("convert checkpoint --task mlm a.ckpt out --tokenizer tok".split()) == 1
+    assert capsys.readouterr().err == f"perceiver: error: {error}\n"
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'jsonargparse.typing'", name="jsonargparse.typing")
+
+    monkeypatch.setattr(main_module.importlib, "import_module", missing)
+    assert main(["mlm", "fit"]) == 1
+    message = "jsonargparse.typing is not installed: pip install 'perceiver-io[text,vision,audio]'"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("", "required: COMMAND"),
+        ("sing", "invalid choice: 'sing'"),
+        ("convert", "required: KIND"),
+        ("convert model --task mlm source", "required: SAVE_DIR"),
+        ("convert model --task nlm source out", "invalid choice: 'nlm'"),
+        ("convert checkpoint --task mlm a.ckpt out", "required: --tokenizer"),
+    ],
+)
+def test_wrong_usage(command: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_starts_without_torch() -> None:
+    code = """if True:
+        import sys
+        from perceiver.scripts.main import main
+        try:
+            main(sys.argv[1:])
+        finally:
+            assert "torch" not in sys.modules
+    """
+    for flag, expected in (("--version", perceiver.__version__), ("--help", "usage: perceiver")):
+        run = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
+        assert run.stdout.startswith(expected)
