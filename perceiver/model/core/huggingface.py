@@ -54,6 +54,10 @@ class PerceiverBackendModel(PreTrainedModel):
         load_parameters(model.backend_model, checkpoint.state_dict, ckpt_path)
         return model.eval()
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        # transformers' own would resize the embedding and leave the output bias and the backend config behind.
+        raise NotImplementedError(f"{type(self).__name__} can't change the size of its vocabulary")
+
     def _init_weights(self, module: nn.Module) -> None:
         # Called for every module; parameters that come from a file are left alone by transformers' own guard.
         if isinstance(module, PerceiverEncoder | PerceiverDecoder):

@@ -103,8 +103,7 @@ def convert_model(save_dir: str | Path, source_repo_id: str, **kwargs: Any) -> N
     model = PerceiverMaskedLanguageModel(
         PerceiverMaskedLanguageModelConfig(backend_config_of(config), tokenizer_class="PerceiverTokenizer")
     )
-    state_dict = converted(source.state_dict(), _transformers_names(config))
-    model.backend_model.load_state_dict(state_dict)
+    model.backend_model.load_state_dict(transformers_state_dict(source))
     save_converted(model, _tokenizer(source_repo_id, model), save_dir, **kwargs)
 
 
@@ -155,18 +154,22 @@ def backend_config_of(config: PerceiverConfig) -> MaskedLanguageModelConfig:
     )
 
 
-def _transformers_names(config: PerceiverConfig) -> dict[str, str]:
+def transformers_state_dict(source: PerceiverForMaskedLM) -> dict[str, Tensor]:
+    """The parameters of a `transformers.PerceiverForMaskedLM` under the names of our backend model.
+
+    Raises:
+        ValueError: if there is a parameter that can't be converted.
+    """
     decoder = "perceiver.decoder"
-    return (
-        encoder_layers(config.num_self_attends_per_block)
-        | cross_attention_layer("1.cross_attn", f"{decoder}.decoding_cross_attention", attention_residual=False)
-        | {
-            "0.input_adapter.txt_embedding.weight": "perceiver.input_preprocessor.embeddings.weight",
-            "0.input_adapter.pos_embedding.weight": "perceiver.input_preprocessor.position_embeddings.weight",
-            "1.output_query_provider._query": f"{decoder}.output_position_encodings.position_embeddings",
-            "1.output_adapter.bias": "embedding_decoder.bias",
-        }
-    )
+    names = encoder_layers(source.config.num_self_attends_per_block)
+    names |= cross_attention_layer("1.cross_attn", f"{decoder}.decoding_cross_attention", attention_residual=False)
+    names |= {
+        "0.input_adapter.txt_embedding.weight": "perceiver.input_preprocessor.embeddings.weight",
+        "0.input_adapter.pos_embedding.weight": "perceiver.input_preprocessor.position_embeddings.weight",
+        "1.output_query_provider._query": f"{decoder}.output_position_encodings.position_embeddings",
+        "1.output_adapter.bias": "embedding_decoder.bias",
+    }
+    return converted(source.state_dict(), names)
 
 
 def _tokenizer(name: str, model: PerceiverMaskedLanguageModel) -> Any:

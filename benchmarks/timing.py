@@ -1,0 +1,71 @@
+"""Timing and memory for the benchmarks: alternating runs, medians, ratios run by run.
+
+Machines drift. Only ratios of runs that took turns in one process are worth quoting; times say their order of size.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Runs all functions once to warm up, then in turns. Returns the seconds of each run."""
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            times[name].append(seconds(function))
+    return times
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over runs of how many times longer `slow` took than the `fast` run of the same turn."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def matmul_gflops(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> float:
+    """The rate of a square matrix product, the best of some runs: what this machine gives to linear layers."""
+    a, b = torch.randn(2, size, size).to(dtype)
+    a @ b
+    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
+
+
+def peak_memory_mb(function: Callable[[], object]) -> float:
+    """Resident memory at its peak while `function` runs, beyond what was resident before (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status_mb("VmRSS")
+    function()
+    return _status_mb("VmHWM") - before
+
+
+def _status_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def machine() -> str:
+    """Processor, threads and library versions, for the head of a result."""
+    import transformers
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return (
+        f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}"
+    )
