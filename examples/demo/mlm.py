@@ -113,6 +113,7 @@ def main() -> None:
     output_dir: Path = arguments.output_dir
 
     mpl.use("Agg")
+    torch.set_num_threads(1)  # the model is so small that threads would mostly wait for each other
     pl.seed_everything(0)
     PerceiverTokenizer().save_pretrained(output_dir / "tokenizer")
     data = PydocTextDataModule(
@@ -160,4 +161,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # inside Lightning
     main()

@@ -82,7 +82,10 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
     if "://" in text:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint.ckpt"
-            torch.hub.download_url_to_file(text, str(path), progress=True)
+            try:
+                torch.hub.download_url_to_file(text, str(path), progress=True)
+            except OSError as error:
+                raise FileNotFoundError(f"{text} can't be downloaded: {error}") from error
             checkpoint = _read_lightning(path, text)
     elif (path := Path(source)).is_file():
         checkpoint = _read_lightning(path, text)

@@ -27,7 +27,8 @@ class LitModel(pl.LightningModule):
 
     Args:
         model: Backend model, which has a `config`.
-        params: Checkpoint, folder or hub id (see `read_checkpoint`) that the model is initialised from.
+        params: Checkpoint, folder or hub id (see `read_checkpoint`) that the model is initialised from. Without it, the
+            encoder is initialised from its config's `params`, if that is set.
         hyper_parameters: Constructor arguments of the leaf, besides its config, that checkpoints shall hold.
     """
 
@@ -37,12 +38,13 @@ class LitModel(pl.LightningModule):
         super().__init__()
         config = asdict(model.config)  # type: ignore[call-overload]  # every backend model has one
         encoder = config.get("encoder", {})
-        if encoder.get("params") is not None:
-            assert isinstance(model.encoder, nn.Module)
-            load_parameters(model.encoder, read_checkpoint(encoder["params"], part="0.").state_dict, encoder["params"])
-            encoder["params"] = None
         if params is not None:
             load_parameters(model, read_checkpoint(params).state_dict, params)
+        elif encoder.get("params") is not None:
+            assert isinstance(model.encoder, nn.Module)
+            load_parameters(model.encoder, read_checkpoint(encoder["params"], part="0.").state_dict, encoder["params"])
+        if "params" in encoder:
+            encoder["params"] = None
         self.model = model
         # Without the names of the files that the model starts from: a checkpoint never needs them again.
         self.save_hyperparameters({**config, **hyper_parameters})
