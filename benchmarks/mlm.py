@@ -111,9 +111,7 @@ def main() -> None:
     rates = {name: matmul_gflops(dtype) for name, dtype in DTYPES.items()}
     print("matrix product 2048^3: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items()))
     print()
-    print(
-        "| case | ours s | transformers s | transformers / ours | of matmul rate | peak MB ours | theirs |"
-    )
+    print("| case | ours s | transformers s | transformers / ours | of matmul rate | peak MB ours | theirs |")
     print("|---|---|---|---|---|---|---|")
 
     def report(case: str, functions: dict[str, Callable[[], Any]], flops: float, rate: float, memory_case: str) -> None:

@@ -59,7 +59,19 @@ class TokenInputAdapter(InputAdapter):
         return self.txt_embedding(x) + self.pos_embedding.weight[: x.shape[1]]
 
 
-class TrainableQueryProvider(nn.Module):
+class QueryProvider(nn.Module):
+    """Base of modules that make the output queries of a decoder.
+
+    Args:
+        num_query_channels: Channels F of a query.
+    """
+
+    def __init__(self, num_query_channels: int):
+        super().__init__()
+        self.num_query_channels = num_query_channels
+
+
+class TrainableQueryProvider(QueryProvider):
     """Learned queries: the latents of an encoder, or the output queries of a decoder.
 
     Args:
@@ -68,16 +80,8 @@ class TrainableQueryProvider(nn.Module):
     """
 
     def __init__(self, num_queries: int, num_query_channels: int):
-        super().__init__()
+        super().__init__(num_query_channels)
         self._query = nn.Parameter(torch.empty(num_queries, num_query_channels))
-
-    @property
-    def num_queries(self) -> int:
-        return self._query.shape[0]
-
-    @property
-    def num_query_channels(self) -> int:
-        return self._query.shape[1]
 
     def forward(self, positions: Tensor | None = None) -> Tensor:
         """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""

@@ -1,11 +1,15 @@
 """All building blocks under one import path."""
 
 from perceiver.model.core.adapter import InputAdapter as InputAdapter
+from perceiver.model.core.adapter import QueryProvider as QueryProvider
 from perceiver.model.core.adapter import TiedTokenOutputAdapter as TiedTokenOutputAdapter
 from perceiver.model.core.adapter import TokenInputAdapter as TokenInputAdapter
 from perceiver.model.core.adapter import TokenOutputAdapter as TokenOutputAdapter
 from perceiver.model.core.adapter import TrainableQueryProvider as TrainableQueryProvider
 from perceiver.model.core.attention import MultiHeadAttention as MultiHeadAttention
+from perceiver.model.core.config import DecoderConfig as DecoderConfig
+from perceiver.model.core.config import EncoderConfig as EncoderConfig
+from perceiver.model.core.config import PerceiverIOConfig as PerceiverIOConfig
 from perceiver.model.core.layers import MLP as MLP
 from perceiver.model.core.layers import AttentionLayer as AttentionLayer
 from perceiver.model.core.layers import CrossAttention as CrossAttention

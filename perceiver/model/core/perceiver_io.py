@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.adapter import InputAdapter, TrainableQueryProvider
+from perceiver.model.core.adapter import InputAdapter, QueryProvider, TrainableQueryProvider
 from perceiver.model.core.config import DecoderConfig, EncoderConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
 
@@ -150,7 +150,7 @@ class PerceiverDecoder(nn.Module):
         output_adapter: Turns (B, O, F) into the task output.
         config: Attention layer.
         num_latent_channels: Latent channels D.
-        output_query_provider: Learned output queries.
+        output_query_provider: Makes the output queries that `forward` is not given.
         activation_checkpointing: See `PerceiverIOConfig`.
         activation_offloading: See `PerceiverIOConfig`.
     """
@@ -161,7 +161,7 @@ class PerceiverDecoder(nn.Module):
         config: DecoderConfig,
         *,
         num_latent_channels: int,
-        output_query_provider: TrainableQueryProvider,
+        output_query_provider: QueryProvider,
         activation_checkpointing: bool = False,
         activation_offloading: bool = False,
     ):
@@ -228,5 +228,5 @@ class PerceiverIO(nn.Sequential):
         return decoder
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Task input and its pad mask (B, M) -> task output"""
+        """Task input and its pad mask (B, M) -> task output, for all queries of the decoder's query provider"""
         return self.decoder(self.encoder(x, pad_mask))

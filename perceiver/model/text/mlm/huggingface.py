@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PerceiverConfig, PerceiverForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
+from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
 from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of, save_converted
 from perceiver.model.text.common.backend import TextEncoderConfig
@@ -103,7 +104,7 @@ def convert_model(save_dir: str | Path, source_repo_id: str, **kwargs: Any) -> N
     model = PerceiverMaskedLanguageModel(
         PerceiverMaskedLanguageModelConfig(backend_config_of(config), tokenizer_class="PerceiverTokenizer")
     )
-    model.backend_model.load_state_dict(transformers_state_dict(source))
+    load_parameters(model.backend_model, transformers_state_dict(source), source_repo_id)
     save_converted(model, _tokenizer(source_repo_id, model), save_dir, **kwargs)
 
 

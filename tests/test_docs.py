@@ -1,0 +1,105 @@
+"""What README and docs show, runs.
+
+The Python blocks of a page run in order, in one namespace and in a folder of their own. In it tiny models with random
+weights lie under the names that the pages use: a relative path wins over a hub id. Commands are parsed, not run, and
+links point to files that exist. A block that begins with `# not run: <reason>` is left out.
+"""
+
+import importlib
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from transformers import PerceiverConfig, PerceiverForMaskedLM, PerceiverTokenizer
+
+from perceiver.model.text import mlm
+from perceiver.scripts import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+OFFICIAL, PUBLISHED = "deepmind/language-perceiver", "krasserm/perceiver-io-mlm"
+CKPT = "logs/mlm/version_0/checkpoints/epoch=012-val_loss=1.165.ckpt"
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Code blocks, each after so many empty lines that its lines have the numbers they have in the page."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    shown = [block for block in found if block[1] in languages and not block[2].startswith("# not run: ")]
+    return ["\n" * text.count("\n", 0, block.start(2)) + block[2] for block in shown]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a model as transformers has it, the same in our format, and a Lightning checkpoint of it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small models lose time with more
+    folder = tmp_path_factory.mktemp("models")
+    config = PerceiverConfig(
+        d_model=24, d_latents=16, num_latents=5, num_self_attends_per_block=2, qk_channels=8, v_channels=16
+    )
+    PerceiverForMaskedLM(config).save_pretrained(folder / OFFICIAL)
+    PerceiverTokenizer().save_pretrained(folder / OFFICIAL)
+    mlm.convert_model(save_dir=folder / PUBLISHED, source_repo_id=str(folder / OFFICIAL))
+    backend_config = mlm.PerceiverMaskedLanguageModelConfig.from_pretrained(folder / PUBLISHED).backend_config
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(mlm.LitMaskedLanguageModel.create(backend_config, params=str(folder / PUBLISHED)))
+    trainer.save_checkpoint(folder / CKPT)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+@each_page
+def test_python_blocks_run(page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__", "repo_id": PUBLISHED}  # README: "`repo_id` is ..., for example"
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec", dont_inherit=True), namespace)
+
+
+@each_page
+def test_commands_parse(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def print_config(train: Callable[[list[str]], object], arguments: list[str]) -> None:
+        arguments, file = (arguments[:-2], arguments[-1]) if ">" in arguments else (arguments, None)
+        with pytest.raises(SystemExit) as stop:
+            train([*arguments, "--print_config"])
+        output = capsys.readouterr()
+        assert stop.value.code == 0, output.err
+        if file:  # a later command may read it
+            Path(file).write_text(output.out)
+
+    text = "\n".join(blocks(page, "shell", "bash", "sh", "console")).replace("\\\n", " ")
+    for line in text.splitlines():
+        match shlex.split(line.removeprefix("$ "), comments=True):
+            case []:
+                pass
+            case ["python", "-m", module, *arguments] if module.startswith("perceiver.scripts."):
+                print_config(importlib.import_module(module).main, arguments)
+            case ["perceiver", task, *arguments] if task in main.TASKS:
+                print_config(main.main, [task, *arguments])
+            case ["perceiver", *arguments]:
+                main.parser().parse_args(arguments)
+            case ["python", script, *_]:
+                assert (ROOT / script).is_file(), line
+            case ["make", target, *_]:
+                assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8"), line
+            case [program, *_]:
+                assert program in ("pip", "git", "cd", "source", "tensorboard"), f"what is {line!r}?"
+
+
+@each_page
+def test_links(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
