@@ -42,7 +42,7 @@ def padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "unfused": lambda q, k, v: _unfused_attention(q * q.shape[-1] ** -0.5, k, v, mask=None, dropout=0.0),
+    "unfused": lambda q, k, v: _unfused_attention(q * q.shape[-1] ** -0.5, k, v, None, 0.0),
     "kernel": F.scaled_dot_product_attention,
     "padded": padded,
     "chosen": attention,

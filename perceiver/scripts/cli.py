@@ -68,7 +68,8 @@ class CLI(LightningCLI):
                 seed_everything_default=0,
                 # version_<N> is new for each run; where there is none (no logger), the last run's config is what counts
                 save_config_kwargs={"overwrite": True},
-                parser_kwargs=dict.fromkeys(self.subcommands(), kwargs) if run else kwargs,
+                # flags are contracts: an abbreviation would break when another flag is added
+                parser_kwargs={"allow_abbrev": False, **(dict.fromkeys(self.subcommands(), kwargs) if run else kwargs)},
                 args=args,
                 run=run,
             )

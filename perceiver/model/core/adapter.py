@@ -49,14 +49,16 @@ class TokenInputAdapter(InputAdapter):
             raise ValueError(
                 f"sequence length {x.shape[1]} exceeds max_seq_len={self.pos_embedding.num_embeddings} of the model"
             )
-        # Elsewhere than on CPU reading the ids would stall the device, which then reports the error itself.
-        if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
-            low, high = x.aminmax()
-            if low < 0 or high >= self.txt_embedding.num_embeddings:
-                raise ValueError(
-                    f"token ids span [{low}, {high}], allowed is [0, {self.txt_embedding.num_embeddings - 1}]"
-                )
+        _check_range("token ids", x, self.txt_embedding.num_embeddings)
         return self.txt_embedding(x) + self.pos_embedding.weight[: x.shape[1]]
+
+
+def _check_range(name: str, x: Tensor, size: int) -> None:
+    """Raises ValueError if an index is not in [0, size). Only on CPU: reading a device's values would stall it."""
+    if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+        low, high = x.aminmax()
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} span [{low}, {high}], allowed is [0, {size - 1}]")
 
 
 class QueryProvider(nn.Module):
@@ -84,8 +86,15 @@ class TrainableQueryProvider(QueryProvider):
         self._query = nn.Parameter(torch.empty(num_queries, num_query_channels))
 
     def forward(self, positions: Tensor | None = None) -> Tensor:
-        """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
-        return self._query[None] if positions is None else nn.functional.embedding(positions, self._query)
+        """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F).
+
+        Raises:
+            ValueError: if (on CPU) a position is not in [0, O).
+        """
+        if positions is None:
+            return self._query[None]
+        _check_range("positions", positions, self._query.shape[0])
+        return nn.functional.embedding(positions, self._query)
 
 
 class TokenOutputAdapter(nn.Module):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
 _SMALL_SCORES = 2**23
@@ -25,9 +26,10 @@ _SMALL_SCORES = 2**23
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention by the fastest exact path; long inputs never have their score matrix in memory.
 
-    The fused kernel is used wherever there is one. On CPU it takes heads with K = V and no dropout only: there, small
-    score matrices of heads with K != V (and all with dropout) are multiplied out, which is 1.5 to 4 times faster than
-    the kernel's own fallback, and large ones are fused after padding K with zeros (benchmarks/attention.py).
+    The fused kernel is used wherever there is one. On CPU it takes heads with K = V and no dropout only. There, small
+    score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py). Large ones
+    are fused after padding K or V with zeros; with dropout they are multiplied out in chunks of queries, which the
+    backward pass computes again.
 
     Args:
         q: Queries (B, H, N, K).
@@ -43,8 +45,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dr
     scale = num_qk_channels**-0.5
     if q.device.type == "cpu" and not torch.compiler.is_exporting():
         small = q.shape[1] * q.shape[2] * k.shape[2] <= _SMALL_SCORES
-        if dropout > 0.0 or (small and (num_qk_channels != num_v_channels or q.dtype != torch.float32)):
-            return _unfused_attention(q * scale, k, v, mask=mask, dropout=dropout)
+        if small and (dropout > 0.0 or num_qk_channels != num_v_channels):
+            return _unfused_attention(q * scale, k, v, mask, dropout)
+        if dropout > 0.0:
+            return _chunked_attention(q * scale, k, v, mask, dropout)
         if num_qk_channels < num_v_channels:
             q, k = (F.pad(x, (0, num_v_channels - num_qk_channels)) for x in (q, k))
         elif num_qk_channels > num_v_channels:
@@ -53,7 +57,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dr
     return x[..., :num_v_channels]
 
 
-def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
+def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     scores = q @ rearrange(k, "b h m k -> b h k m")  # B H N M
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -61,6 +65,17 @@ def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, 
     if mask is not None:
         probs = probs.masked_fill(~mask, 0.0)  # matters where a query has no key at all
     return F.dropout(probs, dropout) @ v
+
+
+def _chunked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    size = max(_SMALL_SCORES // (k.shape[1] * k.shape[2]), 1)
+    chunks = torch.split(q, size, dim=2)
+    masks = [mask] * len(chunks) if mask is None or mask.shape[-2] == 1 else torch.split(mask, size, dim=-2)
+    parts = [
+        checkpoint(_unfused_attention, chunk, k, v, mask, dropout, use_reentrant=False)
+        for chunk, mask in zip(chunks, masks, strict=True)
+    ]
+    return torch.cat(parts, dim=2)
 
 
 class MultiHeadAttention(nn.Module):

@@ -146,7 +146,10 @@ def _read_folder(folder: Path) -> Checkpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
-    config = json.loads(config_file.read_text())
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{config_file} can't be read, it may be truncated: {error}") from error
     if not isinstance(model_config := config.get("model_config"), dict):
         hint = " Convert it first, with convert_model()." if config.get("model_type") == "perceiver" else ""
         raise ValueError(
@@ -205,7 +208,9 @@ def _unpickle(file: Path, source: str) -> Any:
             reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error)).strip()
             raise ValueError(f"{source} contains something else than parameters, refused: {reason}") from error
         raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:  # a shard that the index names
+        raise
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
 
 

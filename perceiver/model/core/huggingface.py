@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint
 from perceiver.model.core.huggingface_config import PerceiverBackendConfig
-from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class PerceiverBackendModel(PreTrainedModel):
-    """Hugging Face model around a backend model. Leaves define `forward`."""
+    """Hugging Face model around a backend model, which has `init_parameters()`. Leaves define `forward`."""
 
     config_class: type[PerceiverBackendConfig]
     backend_class: ClassVar[type[nn.Module]]
+    backend_model: Any  # a backend_class
 
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over a batch: Trainer must scale them itself when it accumulates
@@ -58,10 +59,10 @@ class PerceiverBackendModel(PreTrainedModel):
         # transformers' own would resize the embedding and leave the output bias and the backend config behind.
         raise NotImplementedError(f"{type(self).__name__} can't change the size of its vocabulary")
 
-    def _init_weights(self, module: nn.Module) -> None:
-        # Called for every module; parameters that come from a file are left alone by transformers' own guard.
-        if isinstance(module, PerceiverEncoder | PerceiverDecoder):
-            module.init_parameters()
+    @guard_torch_init_functions()
+    def initialize_weights(self) -> None:
+        # Called for a new model, and after loading, when the guard leaves parameters alone that came from a file.
+        self.backend_model.init_parameters()
 
 
 def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:
@@ -88,18 +89,22 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
         folder = Path(temporary) / "model"
         model.save_pretrained(folder, **kwargs)
         processor.save_pretrained(folder)
+        names = [file.name for file in folder.iterdir()]
         if not save_dir.exists():
             folder.rename(save_dir)
         else:  # no model as long as it has no config.json
-            (save_dir / "config.json").unlink(missing_ok=True)
+            for pattern in ("config.json", "model*.safetensors*", "pytorch_model*.bin*"):  # other weights might win
+                for old_file in save_dir.glob(pattern):
+                    old_file.unlink()
             for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(save_dir / file.name)
     if push_to_hub:
-        upload_folder(save_dir, **upload)
+        upload_folder(save_dir, names, **upload)
 
 
 def upload_folder(
     folder: Path,
+    names: list[str],
     *,
     repo_id: str | None,
     token: str | None,
@@ -107,11 +112,16 @@ def upload_folder(
     revision: str | None,
     commit_message: str | None,
 ) -> None:
-    """Uploads a folder to the hub as one commit. The repository is made if it does not exist."""
+    """Uploads the files `names` of a folder to the hub as one commit. The repository is made if it does not exist."""
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id or folder.name, private=private, exist_ok=True).repo_id
-    message = commit_message or "Upload model"
-    api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        allow_patterns=names,
+        revision=revision,
+        commit_message=commit_message or "Upload model",
+    )
 
 
 def pad_mask_of(attention_mask: Tensor | None) -> Tensor | None:

@@ -42,6 +42,10 @@ class PerceiverBackendConfig(PreTrainedConfig):
         kwargs["model_config"] = None if backend_config is None else asdict(backend_config)
         super().__init__(**kwargs)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import_module(self.model_module)  # a config that comes from another process is not made by __init__
+        self.__dict__.update(state)
+
     @property
     def backend_config(self) -> Config:
         """The backend config, built from `model_config`."""

@@ -60,19 +60,22 @@ class LitModel(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's is no ordinary class method
-        cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
+        cls, checkpoint_path: str | Path, map_location: Any = None, *, weights_only: bool | None = True, **kwargs: Any
     ) -> Self:
         """Builds the module from a Lightning checkpoint.
 
         Args:
             checkpoint_path: Path or URL.
             map_location: Device of the parameters, CPU by default.
+            weights_only: Lightning's argument, here always True.
             kwargs: Constructor arguments that replace those in the checkpoint.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file can't be read or does not fit the model.
+            ValueError: if the file can't be read or does not fit the model, or if `weights_only` is False.
         """
+        if weights_only is False:
+            raise ValueError("weights_only=False is not supported: no published checkpoint needs it")
         checkpoint = read_checkpoint(checkpoint_path)
         names = {field.name for field in fields(cls.config_class)} | inspect.signature(cls).parameters.keys()
         arguments = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}

@@ -108,11 +108,11 @@ class PerceiverEncoder(nn.Module):
         if config.num_self_attention_blocks > 1 and not config.first_self_attention_block_shared:
             self.self_attn_n = self_attention_block()
         self.init_parameters()
-        if config.freeze:
-            self.requires_grad_(False)
 
     def init_parameters(self) -> None:
+        """Sets initial values, and whether they are trained."""
         init_parameters(self, self.config.init_scale)
+        self.requires_grad_(not self.config.freeze)
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Encodes a task input.
@@ -186,11 +186,11 @@ class PerceiverDecoder(nn.Module):
             activation_offloading=activation_offloading,
         )
         self.init_parameters()
-        if config.freeze:
-            self.requires_grad_(False)
 
     def init_parameters(self) -> None:
+        """Sets initial values, and whether they are trained."""
         init_parameters(self, self.config.init_scale)
+        self.requires_grad_(not self.config.freeze)
 
     def forward(self, latents: Tensor, query: Tensor | None = None, **output_adapter: Any) -> Tensor:
         """Decodes latents.
@@ -226,6 +226,10 @@ class PerceiverIO(nn.Sequential):
         decoder = self[1]
         assert isinstance(decoder, PerceiverDecoder)
         return decoder
+
+    def init_parameters(self) -> None:
+        self.encoder.init_parameters()
+        self.decoder.init_parameters()
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Task input and its pad mask (B, M) -> task output, for all queries of the decoder's query provider"""

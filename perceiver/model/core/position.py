@@ -8,6 +8,7 @@ can bring a wrong one along.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from einops import rearrange, repeat
@@ -40,11 +41,10 @@ class FourierPositionEncoding(nn.Module):
 
     def forward(self, batch_size: int = 1, *, device: torch.device | None = None) -> Tensor:
         """Returns float32 codes (B, M, channels), M the number of grid cells in row-major order; B shares memory."""
-        axes = [torch.linspace(-1.0, 1.0, steps=n, device=device) for n in self.input_shape]
+        linspace = partial(torch.linspace, device=device, dtype=torch.float32)
+        axes = [linspace(-1.0, 1.0, n) for n in self.input_shape]
         x = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        frequencies = torch.stack(
-            [torch.linspace(1.0, n / 2, steps=self.num_frequency_bands, device=device) for n in self.input_shape]
-        )
+        frequencies = torch.stack([linspace(1.0, n / 2, self.num_frequency_bands) for n in self.input_shape])
         angles = math.pi * rearrange(rearrange(x, "... d -> ... d 1") * frequencies, "... d f -> ... (d f)")
         code = rearrange(torch.cat([x, angles.sin(), angles.cos()], dim=-1), "... c -> (...) c")
         return repeat(code, "m c -> b m c", b=batch_size)

@@ -74,7 +74,13 @@ def test_data_modules_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_unknown_and_linked_flags_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in ("--model.num_latent=3", "--model.encoder.num_chanels=3", "--model.encoder.vocab_size=262"):
+    abbreviated = "--model.num_predict=3"
+    for flag in (
+        abbreviated,
+        "--model.num_latent=3",
+        "--model.encoder.num_chanels=3",
+        "--model.encoder.vocab_size=262",
+    ):
         with pytest.raises(SystemExit) as stop:
             mlm.main([*DOCUMENTED, flag])
         assert stop.value.code == 2

@@ -23,6 +23,8 @@ from perceiver.model.text.mlm.huggingface_config import PerceiverMaskedLanguageM
 
 
 class PerceiverMaskedLanguageModel(PerceiverBackendModel):
+    """Masked language model, registered with `AutoModelForMaskedLM`."""
+
     config_class = PerceiverMaskedLanguageModelConfig
     backend_class = MaskedLanguageModel
     backend_model: MaskedLanguageModel
@@ -122,10 +124,14 @@ def backend_config_of(config: PerceiverConfig) -> MaskedLanguageModelConfig:
     if cross_qk_channels is None:
         cross_qk_channels = {"q": config.d_latents, "kv": config.d_model}[config.cross_attention_shape_for_attention]
     self_qk_channels = config.qk_channels or config.d_latents
+    self_v_channels = config.v_channels or self_qk_channels
+    if self_v_channels != config.d_latents:
+        raise ValueError(
+            f"v_channels={self_v_channels} of the self-attention must equal d_latents={config.d_latents}, its residual"
+        )
     common: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "max_seq_len": config.max_position_embeddings,
-        "cross_attention_widening_factor": config.cross_attention_widening_factor,
         "dropout": config.attention_probs_dropout_prob,
         "init_scale": config.initializer_range,
     }
@@ -134,18 +140,20 @@ def backend_config_of(config: PerceiverConfig) -> MaskedLanguageModelConfig:
         num_cross_attention_heads=config.num_cross_attention_heads,
         num_cross_attention_qk_channels=cross_qk_channels,
         num_cross_attention_v_channels=config.v_channels or cross_qk_channels,
+        cross_attention_widening_factor=config.cross_attention_widening_factor,
         num_self_attention_heads=config.num_self_attention_heads,
         num_self_attention_qk_channels=self_qk_channels,
-        num_self_attention_v_channels=config.v_channels or self_qk_channels,
+        num_self_attention_v_channels=self_v_channels,
         num_self_attention_layers_per_block=config.num_self_attends_per_block,
         num_self_attention_blocks=config.num_blocks,
         self_attention_widening_factor=config.self_attention_widening_factor,
         **common,
     )
     decoder = TextDecoderConfig(
-        # PerceiverForMaskedLM fixes these three, whatever its configuration says.
+        # PerceiverForMaskedLM fixes these four, whatever its configuration says.
         num_cross_attention_heads=8,
         num_cross_attention_qk_channels=256,
+        cross_attention_widening_factor=1,
         cross_attention_residual=False,
         num_cross_attention_v_channels=config.d_model,
         **common,

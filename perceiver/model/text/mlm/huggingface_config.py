@@ -11,6 +11,8 @@ from perceiver.model.text.mlm.backend import MaskedLanguageModelConfig
 
 
 class PerceiverMaskedLanguageModelConfig(PerceiverBackendConfig):
+    """Config of `PerceiverMaskedLanguageModel`."""
+
     model_type = "perceiver-io-masked-language-model"
     model_module = "perceiver.model.text.mlm.huggingface"
     backend_config_class = MaskedLanguageModelConfig

@@ -55,7 +55,13 @@ class LitMaskedLanguageModel(LitModel):
 
     def on_validation_epoch_end(self) -> None:
         if self.masked_samples and not self.trainer.sanity_checking:
-            tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]  # see setup()
-            filled = fill_masks(self.model, tokenizer, self.masked_samples, self.num_predictions)
+            data = self.trainer.datamodule  # type: ignore[attr-defined]  # see setup()
+            filled = fill_masks(
+                self.model,
+                data.tokenizer,
+                self.masked_samples,
+                self.num_predictions,
+                add_special_tokens=getattr(data, "add_special_tokens", False),
+            )
             lines = ["\n\n".join([sample, *texts]) for sample, texts in zip(self.masked_samples, filled, strict=True)]
             self.log_text("masked_samples", "\n\n---\n\n".join(lines))

@@ -17,7 +17,12 @@ MASK = "<mask>"
 
 @torch.no_grad()
 def fill_masks(
-    model: MaskedLanguageModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[str], num_predictions: int = 3
+    model: MaskedLanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Sequence[str],
+    num_predictions: int = 3,
+    *,
+    add_special_tokens: bool = False,
 ) -> list[list[str]]:
     """Fills the masks in each of `samples`, decoding masked positions only.
 
@@ -26,6 +31,7 @@ def fill_masks(
         tokenizer: The model's tokenizer.
         samples: Texts in which `<mask>`, or the tokenizer's own mask token, stands for a masked token.
         num_predictions: Number of filled texts per sample. The i-th has the i-th best token at every mask.
+        add_special_tokens: Whether the model was trained with the tokenizer's special tokens around its texts.
 
     Returns:
         For each sample its `num_predictions` filled texts, best first, without special tokens.
@@ -38,8 +44,10 @@ def fill_masks(
     vocab_size = model.config.decoder.vocab_size
     if not 1 <= num_predictions <= vocab_size:
         raise ValueError(f"num_predictions={num_predictions} must be in [1, {vocab_size}]")
+    if not samples:
+        return []
     texts = [sample.replace(MASK, tokenizer.mask_token) for sample in samples]
-    encoding = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+    encoding = tokenizer(texts, padding=True, add_special_tokens=add_special_tokens, return_tensors="pt")
     device = next(model.parameters()).device
     input_ids, pad_mask = encoding["input_ids"].to(device), ~encoding["attention_mask"].bool().to(device)
     masked = input_ids == tokenizer.mask_token_id

@@ -1,0 +1,41 @@
+"""Name maps between transformers' Perceiver and ours: one to one, complete, and strict about the rest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
+from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_cross_attention_names_are_those_of_the_layer(residual: bool) -> None:
+    attention = CrossAttention(num_heads=1, num_q_input_channels=2, num_kv_input_channels=3)
+    layer = AttentionLayer(attention, MLP(2, 1), attention_residual=residual)
+    names = cross_attention_layer("x", "y.z", attention_residual=residual)
+    assert set(names) == {f"x.{name}" for name in layer.state_dict()}
+    assert len(set(names.values())) == len(names)
+    assert all(name.startswith("y.z.") for name in names.values())
+    assert names["x.1.module.3.bias"] == "y.z.mlp.dense2.bias"
+
+
+def test_encoder_names_are_one_to_one() -> None:
+    names = encoder_layers(3)
+    assert len(set(names.values())) == len(names)
+    assert {name.split(".")[2] for name in names if ".self_attn_1." in name} == {"0", "1", "2"}
+    key = "0.self_attn_1.2.0.module.attention.k_proj.weight"
+    assert names[key] == "perceiver.encoder.self_attends.2.attention.self.key.weight"
+
+
+def test_converted_renames() -> None:
+    a, b = torch.zeros(2), torch.ones(3)
+    result = converted({"their.a": a, "their.b": b}, {"a": "their.a", "b": "their.b"})
+    assert result["a"] is a and result["b"] is b and len(result) == 2
+
+
+@pytest.mark.parametrize("present", [["their.a"], ["their.a", "their.b", "their.c"]])
+def test_missing_and_unknown_parameters_are_named(present: list[str]) -> None:
+    name = {1: r"their\.b", 3: r"their\.c"}[len(present)]
+    with pytest.raises(ValueError, match=f"can't be converted: {name}$"):
+        converted({key: torch.zeros(1) for key in present}, {"a": "their.a", "b": "their.b"})

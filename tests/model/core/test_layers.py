@@ -1,0 +1,176 @@
+"""Layers: what they add up to, residuals, and activation checkpointing that changes memory but not results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from perceiver.model.core import layers
+from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, Residual, SelfAttention, SelfAttentionBlock
+from tests.model.helpers import assert_close, gradients, randomise_vectors
+
+B, N, D, M, C = 2, 5, 6, 7, 11
+
+
+def cross_attention(**kwargs: Any) -> CrossAttention:
+    return CrossAttention(num_heads=2, num_q_input_channels=D, num_kv_input_channels=C, num_v_channels=10, **kwargs)
+
+
+def cross_layer(dropout: float = 0.0, **kwargs: Any) -> AttentionLayer:
+    layer = AttentionLayer(cross_attention(dropout=dropout), MLP(D, 3), **kwargs)
+    randomise_vectors(layer)
+    return layer
+
+
+def self_layer(**kwargs: Any) -> AttentionLayer:
+    layer = AttentionLayer(SelfAttention(num_heads=3, num_channels=D), MLP(D, 2), **kwargs)
+    randomise_vectors(layer)
+    return layer
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+def test_mlp_is_norm_linear_exact_gelu_linear() -> None:
+    mlp, x = MLP(D, widening_factor=3), torch.randn(B, N, D)
+    randomise_vectors(mlp)
+    norm, up, _, down = mlp
+    hidden = layer_norm(x, norm) @ up.weight.T + up.bias
+    assert hidden.shape == (B, N, 3 * D)
+    activated = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    torch.testing.assert_close(mlp(x), activated @ down.weight.T + down.bias, atol=1e-6, rtol=1e-5)
+
+
+def test_residual_adds_the_input_as_it_came_in() -> None:
+    x = torch.randn(B, N, D)
+    assert torch.equal(Residual(nn.LayerNorm(D))(x), x + nn.LayerNorm(D)(x))
+
+
+def test_cross_attention_normalises_both_inputs() -> None:
+    attention, x_q, x_kv = cross_attention(), torch.randn(B, N, D), 5 + 3 * torch.randn(B, M, C)
+    randomise_vectors(attention)
+    expected = attention.attention(layer_norm(x_q, attention.q_norm), layer_norm(x_kv, attention.kv_norm))
+    torch.testing.assert_close(attention(x_q, x_kv), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_self_attention_normalises_once() -> None:
+    attention, x = SelfAttention(num_heads=3, num_channels=D), 5 + 3 * torch.randn(B, N, D)
+    randomise_vectors(attention)
+    normed = layer_norm(x, attention.norm)
+    torch.testing.assert_close(attention(x), attention.attention(normed, normed), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_attention_layer_by_hand(residual: bool) -> None:
+    layer, x_q, x_kv = cross_layer(attention_residual=residual).eval(), torch.randn(B, N, D), torch.randn(B, M, C)
+    pad_mask = torch.zeros(B, M, dtype=torch.bool)
+    pad_mask[1, 3:] = True
+    attention = layer[0].module if residual else layer[0]
+    x = attention(x_q, x_kv, pad_mask) + (x_q if residual else 0)
+    expected = x + layer[1].module(x)  # the MLP's residual is always there
+    torch.testing.assert_close(layer(x_q, x_kv, pad_mask), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_query_for_all_examples_broadcasts_through_the_residual() -> None:
+    layer, x_q, x_kv = cross_layer().eval(), torch.randn(1, N, D), torch.randn(B, M, C)
+    torch.testing.assert_close(layer(x_q, x_kv), layer(x_q.repeat(B, 1, 1), x_kv), atol=1e-6, rtol=1e-5)
+
+
+def test_block_runs_its_layers_in_order() -> None:
+    block, x = SelfAttentionBlock(self_layer(), self_layer(), self_layer()).eval(), torch.randn(B, N, D)
+    expected = x
+    for layer in block:
+        expected = layer(expected)
+    assert torch.equal(block(x), expected)
+    assert not torch.allclose(block(x), block[1](block[0](block[2](x))), atol=1e-3)
+
+
+# --- activation checkpointing ---
+
+
+def outputs_and_gradients(layer: AttentionLayer, dropout_seed: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    x_q, x_kv = torch.randn(B, N, D, requires_grad=True), torch.randn(B, M, C, requires_grad=True)
+    torch.manual_seed(dropout_seed)
+    result = layer(x_q, x_kv, torch.arange(M).repeat(B, 1) > 4)
+    result.square().sum().backward()
+    assert x_q.grad is not None and x_kv.grad is not None
+    return result.detach(), gradients(layer) | {"x_q": x_q.grad, "x_kv": x_kv.grad}
+
+
+def pair(**kwargs: Any) -> tuple[AttentionLayer, AttentionLayer]:
+    plain, other = cross_layer(kwargs.get("dropout", 0.0)), cross_layer(**kwargs)
+    other.load_state_dict(plain.state_dict())
+    return plain, other
+
+
+@pytest.mark.parametrize("offloading", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("residual", [True, False])
+def test_checkpointing_changes_no_output_and_no_gradient(offloading: bool, dropout: float, residual: bool) -> None:
+    plain, checkpointing = pair(dropout=dropout, activation_checkpointing=True, activation_offloading=offloading)
+    (expected, expected_gradients), (result, result_gradients) = map(outputs_and_gradients, (plain, checkpointing))
+    assert torch.equal(result, expected)
+    assert_close(result_gradients, expected_gradients, atol=0, rtol=0)
+
+
+@contextmanager
+def saved_shapes() -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of the tensors that are kept for the backward pass."""
+    shapes: list[tuple[int, ...]] = []
+
+    def pack(x: Tensor) -> Tensor:
+        shapes.append(tuple(x.shape))
+        return x
+
+    with saved_tensors_hooks(pack, lambda x: x):
+        yield shapes
+
+
+def test_checkpointing_keeps_only_the_inputs() -> None:
+    plain, checkpointing = pair(activation_checkpointing=True)
+    x_q, x_kv = torch.randn(B, N, D, requires_grad=True), torch.randn(B, M, C, requires_grad=True)
+    with saved_shapes() as kept:
+        checkpointing(x_q, x_kv)
+    assert sorted(shape for shape in kept if shape != (0,)) == [(B, N, D), (B, M, C)]
+    with saved_shapes() as kept:
+        plain(x_q, x_kv)
+    assert len(kept) > 10
+
+
+def test_evaluation_does_not_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(layers, "checkpoint", lambda function, *args, use_reentrant: calls.append(1) or function(*args))
+    layer = cross_layer(activation_checkpointing=True)
+    x_q, x_kv = torch.randn(B, N, D), torch.randn(B, M, C)
+    layer.eval()(x_q, x_kv)
+    assert not calls
+    layer.train()(x_q, x_kv)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("checkpointing, offloading", [(True, True), (True, False), (False, True)])
+def test_offloading_moves_the_inputs_only(
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool, offloading: bool
+) -> None:
+    moved: list[tuple[int, ...]] = []
+
+    @contextmanager
+    def save_on_cpu(pin_memory: bool) -> Iterator[None]:
+        with saved_shapes() as shapes:
+            yield
+        moved.extend(shapes)
+
+    monkeypatch.setattr(layers, "save_on_cpu", save_on_cpu)
+    layer = cross_layer(activation_checkpointing=checkpointing, activation_offloading=offloading)
+    outputs_and_gradients(layer)
+    expected = [(B, N, D), (B, M, C), (B, M)] if checkpointing and offloading else []
+    assert sorted(shape for shape in moved if shape != (0,)) == sorted(expected)

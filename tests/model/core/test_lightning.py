@@ -1,0 +1,114 @@
+"""The base of the Lightning modules, with a leaf that is as small as one can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from perceiver.model.core.config import Config
+from perceiver.model.core.lightning import LitModel
+from tests.model.helpers import assert_same_parameters
+
+
+@dataclass
+class LineConfig(Config):
+    """A model without encoder and decoder, as the causal models have none."""
+
+    num_inputs: int
+    bias: bool = True
+
+
+class Line(nn.Module):
+    def __init__(self, config: LineConfig):
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(config.num_inputs, 1, bias=config.bias)
+
+
+class LitLine(LitModel):
+    config_class = LineConfig
+
+    def __init__(self, note: str = "", params: str | None = None, **kwargs: Any):
+        super().__init__(Line(LineConfig(**kwargs)), params, note=note)
+        self.note = note
+
+    def step(self, batch: Any) -> Tensor:
+        (x,) = batch
+        return self.model.linear(x).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def data() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.arange(12.0).reshape(4, 3)), batch_size=2)
+
+
+def fit(folder: Path, lit_model: LitLine, **kwargs: Any) -> pl.Trainer:
+    values = {"accelerator": "cpu", "enable_model_summary": False, "enable_progress_bar": False, "max_steps": 1}
+    values |= {"enable_checkpointing": False, "logger": False, "default_root_dir": folder}
+    trainer = pl.Trainer(**(values | kwargs))
+    trainer.fit(lit_model, data(), data())
+    return trainer
+
+
+def test_create_and_reload(tmp_path: Path) -> None:
+    lit_model = LitLine.create(LineConfig(3, bias=False), note="x")
+    fit(tmp_path, lit_model).save_checkpoint(tmp_path / "a.ckpt")
+    loaded = LitLine.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert (loaded.model.config, loaded.note) == (LineConfig(3, bias=False), "x")
+    assert_same_parameters(loaded.state_dict(), lit_model.state_dict())
+    started = LitLine.create(LineConfig(3, bias=False), params=str(tmp_path / "a.ckpt"))
+    assert_same_parameters(started.state_dict(), lit_model.state_dict())
+    assert "params" not in started.hparams
+
+
+def test_map_location_moves_the_parameters(tmp_path: Path) -> None:
+    fit(tmp_path, LitLine.create(LineConfig(3))).save_checkpoint(tmp_path / "a.ckpt")
+    loaded = LitLine.load_from_checkpoint(tmp_path / "a.ckpt", map_location="meta")
+    assert {p.device.type for p in loaded.parameters()} == {"meta"}
+
+
+def test_checkpoint_of_another_model(tmp_path: Path) -> None:
+    fit(tmp_path, LitLine.create(LineConfig(3))).save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt don't fit Line; 1 of another shape: linear.weight \(1, 3\)"):
+        LitLine.load_from_checkpoint(tmp_path / "a.ckpt", num_inputs=5)
+
+
+def test_a_leaf_must_define_its_step() -> None:
+    with pytest.raises(NotImplementedError):
+        LitModel(Line(LineConfig(3))).step(None)
+
+
+def test_text_goes_to_every_tensorboard_logger_and_is_printed_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loggers = [TensorBoardLogger(tmp_path, name=name) for name in "ab"]
+    lit_model = LitLine.create(LineConfig(3))
+    fit(tmp_path, lit_model, logger=loggers, log_every_n_steps=1)
+    written: list[tuple[int, tuple[Any, ...]]] = []
+    for i, logger in enumerate(loggers):
+        logger.experiment.add_text = lambda *args, i=i: written.append((i, args))
+    lit_model.log_text("tag", "some text")
+    assert written == [(0, ("tag", "some text", 1)), (1, ("tag", "some text", 1))]
+    assert "some text" not in capsys.readouterr().out
+    fit(tmp_path, lit_model)
+    lit_model.log_text("tag", "some text")
+    assert capsys.readouterr().out.endswith("tag\nsome text\n")
+
+
+def test_only_the_first_process_writes_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    logger, lit_model, written = TensorBoardLogger(tmp_path), LitLine.create(LineConfig(3)), []
+    fit(tmp_path, lit_model, logger=logger, log_every_n_steps=1)
+    monkeypatch.setattr(logger.experiment, "add_text", lambda *args: written.append(args))
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda self: False))
+    lit_model.log_text("tag", "some text")
+    assert written == []
