@@ -133,7 +133,7 @@ def main() -> None:
         accelerator="cpu",
         max_steps=arguments.max_steps,
         max_time={"minutes": arguments.max_minutes},
-        val_check_interval=500,
+        val_check_interval=min(500, arguments.max_steps),
         check_val_every_n_epoch=None,
         log_every_n_steps=25,
         gradient_clip_val=1.0,
@@ -142,6 +142,8 @@ def main() -> None:
     )
     trainer.fit(model, datamodule=data)
     logger.save()
+    if not checkpoints.best_model_path:
+        parser.exit(1, f"no validation within {arguments.max_minutes} minutes: give --max_minutes more\n")
 
     hub_dir = output_dir / "model"
     mlm.convert_checkpoint(

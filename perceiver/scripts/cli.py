@@ -18,7 +18,6 @@ from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -38,7 +37,7 @@ DEFAULT_OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3
 
 
 class CLI(LightningCLI):
-    """Command line of one task: subcommands fit, validate, test and predict.
+    """Command line of one task: subcommands fit, validate and test.
 
     Args:
         model_class: The task's Lightning module; its signature gives the flags `--model.*`.
@@ -74,6 +73,12 @@ class CLI(LightningCLI):
                 run=run,
             )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's without predict: what a task predicts is asked for through its Hugging Face model."""
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in ("fit", "validate", "test")}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds optimizer and schedule, the links from data to model, and the defaults."""
         parser.add_optimizer_args(OPTIMIZERS)
@@ -101,14 +106,10 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Saves the last state if training ended before the first validation, which is when checkpoints are written."""
+        """Saves the end of the training. The best state, saved after a validation, is another thing to want."""
         callback = self.trainer.checkpoint_callback
-        if not isinstance(callback, ModelCheckpoint) or callback.save_top_k == 0 or callback.dirpath is None:
-            return
-        if not callback.best_model_path.startswith(str(callback.dirpath)):  # a resumed run starts with the other run's
-            path = Path(callback.dirpath) / "last.ckpt"
-            self.trainer.save_checkpoint(path)
-            rank_zero_info(f"No validation in this training (see trainer.val_check_interval). Saved its end as {path}.")
+        if isinstance(callback, ModelCheckpoint) and callback.save_top_k != 0 and callback.dirpath is not None:
+            self.trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt", weights_only=False)
 
     @staticmethod
     def configure_optimizers(

@@ -163,8 +163,8 @@ def test_fit_writes_where_the_issue_says_and_steps_the_schedule(
     assert isinstance(run.trainer.optimizers[0], torch.optim.SGD)
     assert isinstance(run.trainer.lr_scheduler_configs[0].scheduler, ConstantWithWarmupLR)
     assert run.model.rates == pytest.approx([0.0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5])
-    (checkpoint,) = (tmp_path / "logs/linear/version_0/checkpoints").iterdir()
-    assert checkpoint.name.startswith("epoch=001-val_loss=")
+    checkpoint, last = sorted((tmp_path / "logs/linear/version_0/checkpoints").iterdir())
+    assert checkpoint.name.startswith("epoch=001-val_loss=") and last.name == "last.ckpt"
     saved = yaml.safe_load((tmp_path / "logs/linear/version_0/config.yaml").read_text())
     assert saved["optimizer"]["class_path"] == "torch.optim.SGD"
 
@@ -206,7 +206,7 @@ def test_cosine_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_training_without_validation_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_training_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cli("fit", "--data=LinearDataModule", "--trainer.max_steps=3", *QUIET)  # of an epoch of 4
     (checkpoint,) = Path("logs/linear/version_0/checkpoints").iterdir()
@@ -214,11 +214,9 @@ def test_training_without_validation_is_not_lost(tmp_path: Path, monkeypatch: py
 
     resumed = cli("fit", "--data=LinearDataModule", "--trainer.max_steps=6", f"--ckpt_path={checkpoint}", *QUIET)
     assert resumed.trainer.global_step == 6
-    (checkpoint,) = Path("logs/linear/version_1/checkpoints").iterdir()
-    assert "-val_loss=" in checkpoint.name  # an epoch ended
-
-    cli("fit", "--data=LinearDataModule", "--trainer.max_steps=7", f"--ckpt_path={checkpoint}", *QUIET)
-    assert [path.name for path in Path("logs/linear/version_2/checkpoints").iterdir()] == ["last.ckpt"]
+    best, last = sorted(Path("logs/linear/version_1/checkpoints").iterdir())  # an epoch ended after 4 steps
+    assert "-val_loss=" in best.name and last.name == "last.ckpt"
+    assert [torch.load(file, weights_only=True)["global_step"] for file in (best, last)] == [4, 6]
 
 
 def test_without_a_subcommand_nothing_runs() -> None:

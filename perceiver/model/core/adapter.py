@@ -49,11 +49,11 @@ class TokenInputAdapter(InputAdapter):
             raise ValueError(
                 f"sequence length {x.shape[1]} exceeds max_seq_len={self.pos_embedding.num_embeddings} of the model"
             )
-        _check_range("token ids", x, self.txt_embedding.num_embeddings)
+        check_range("token ids", x, self.txt_embedding.num_embeddings)
         return self.txt_embedding(x) + self.pos_embedding.weight[: x.shape[1]]
 
 
-def _check_range(name: str, x: Tensor, size: int) -> None:
+def check_range(name: str, x: Tensor, size: int) -> None:
     """Raises ValueError if an index is not in [0, size). Only on CPU: reading a device's values would stall it."""
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
         low, high = x.aminmax()
@@ -93,7 +93,7 @@ class TrainableQueryProvider(QueryProvider):
         """
         if positions is None:
             return self._query[None]
-        _check_range("positions", positions, self._query.shape[0])
+        check_range("positions", positions, self._query.shape[0])
         return nn.functional.embedding(positions, self._query)
 
 

@@ -114,8 +114,8 @@ class MultiHeadAttention(nn.Module):
         num_v_channels = num_qk_channels if num_v_channels is None else num_v_channels
         num_output_channels = num_q_input_channels if num_output_channels is None else num_output_channels
         for name, channels in (("num_qk_channels", num_qk_channels), ("num_v_channels", num_v_channels)):
-            if num_heads < 1 or channels % num_heads:
-                raise ValueError(f"{name}={channels} must be a multiple of num_heads={num_heads}")
+            if num_heads < 1 or channels < 1 or channels % num_heads:
+                raise ValueError(f"{name}={channels} must be a positive multiple of num_heads={num_heads}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout={dropout} must be in [0, 1)")
         self.num_heads = num_heads

@@ -79,6 +79,8 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
             checkpoint of this library.
     """
     text = str(source)
+    if not text:
+        raise ValueError("the name of a checkpoint is empty")
     if "://" in text:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint.ckpt"
@@ -100,7 +102,13 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
         for name, value in checkpoint.state_dict.items()
         if name.startswith(part) and not name.endswith(COMPUTED_BUFFERS)
     }
-    return Checkpoint(checkpoint.hyper_parameters, state_dict)
+    hyper_parameters = {name: _without_params(value) for name, value in checkpoint.hyper_parameters.items()}
+    return Checkpoint(hyper_parameters, state_dict)
+
+
+def _without_params(value: Any) -> Any:
+    """A configuration without the name of the file that its part was initialised from: its parameters are here."""
+    return value | {"params": None} if isinstance(value, dict) and "params" in value else value
 
 
 def load_parameters(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:

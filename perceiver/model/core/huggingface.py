@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# All files in which transformers looks for weights, shards included.
+_WEIGHT_FILES = [
+    pattern
+    for name, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
+    for pattern in (f"{name}.{suffix}", f"{name}.{suffix}.index.json", f"{name}-[0-9]*-of-[0-9]*.{suffix}")
+]
+
+
 class PerceiverBackendModel(PreTrainedModel):
     """Hugging Face model around a backend model, which has `init_parameters()`. Leaves define `forward`."""
 
@@ -71,7 +79,7 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
     Args:
         model: Model to save.
         processor: Tokenizer or processor, with a `save_pretrained` method.
-        save_dir: Folder. Files of the same name in an existing folder are replaced.
+        save_dir: Folder. In an existing one, weights and files of the same name are replaced, others stay.
         kwargs: `push_to_hub=True` uploads the folder too, as one commit to the repository `repo_id` (default: the
             folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`. Others go
             to `model.save_pretrained`.
@@ -93,7 +101,7 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
         if not save_dir.exists():
             folder.rename(save_dir)
         else:  # no model as long as it has no config.json
-            for pattern in ("config.json", "model*.safetensors*", "pytorch_model*.bin*"):  # other weights might win
+            for pattern in ("config.json", *_WEIGHT_FILES):  # old weights might win over the new ones
                 for old_file in save_dir.glob(pattern):
                     old_file.unlink()
             for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):

@@ -37,6 +37,8 @@ class PerceiverBackendConfig(PreTrainedConfig):
         self, backend_config: Config | None = None, *, model_config: dict[str, Any] | None = None, **kwargs: Any
     ):
         import_module(self.model_module)  # registers the model class with the Auto classes
+        if model_config is not None and backend_config is not None:
+            raise ValueError("give either backend_config or model_config")
         if model_config is not None:
             backend_config = self.backend_config_class.from_dict(model_config)
         kwargs["model_config"] = None if backend_config is None else asdict(backend_config)
@@ -48,7 +50,7 @@ class PerceiverBackendConfig(PreTrainedConfig):
 
     @property
     def backend_config(self) -> Config:
-        """The backend config, built from `model_config`."""
+        """A new backend config, built from `model_config`. Changing it does not change this config."""
         if self.model_config is None:
             raise ValueError(f"{type(self).__name__} was made without a backend config")
         return self.backend_config_class.from_dict(self.model_config)

@@ -8,7 +8,6 @@ residual `module`, and the parts of the MLP `0`, `1` and `3`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -84,6 +83,9 @@ class AttentionLayer(nn.Sequential):
         attention_residual: Whether the attention has a residual. The MLP always has one.
         activation_checkpointing: Whether training keeps only the layer's inputs for the backward pass.
         activation_offloading: Whether these inputs wait in CPU memory. Needs `activation_checkpointing`.
+
+    Raises:
+        ValueError: if there is offloading without checkpointing.
     """
 
     def __init__(
@@ -96,24 +98,23 @@ class AttentionLayer(nn.Sequential):
         activation_offloading: bool = False,
     ):
         super().__init__(Residual(attention) if attention_residual else attention, Residual(mlp))
+        if activation_offloading and not activation_checkpointing:
+            raise ValueError("activation_offloading needs activation_checkpointing")
+        self.activation_offloading = activation_offloading
         # Hugging Face models switch checkpointing on and off through these two names.
         self.gradient_checkpointing = activation_checkpointing
-        self._gradient_checkpointing_func = partial(_checkpoint, offload=activation_offloading)
+        self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def forward(self, x: Tensor, *args: Tensor | None) -> Tensor:
         """x (B, N, D) and what the attention takes besides -> (B, N, D)"""
-        if self.gradient_checkpointing and self.training:
+        if not (self.gradient_checkpointing and self.training):
+            return self._forward(x, *args)
+        with save_on_cpu(pin_memory=x.is_cuda) if self.activation_offloading else nullcontext():
             return self._gradient_checkpointing_func(self._forward, x, *args)
-        return self._forward(x, *args)
 
     def _forward(self, x: Tensor, *args: Tensor | None) -> Tensor:
         attention, mlp = self
         return mlp(attention(x, *args))
-
-
-def _checkpoint(function: Callable[..., Tensor], x: Tensor, *args: Tensor | None, offload: bool) -> Tensor:
-    with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
-        return checkpoint(function, x, *args, use_reentrant=False)
 
 
 class SelfAttentionBlock(nn.Sequential):

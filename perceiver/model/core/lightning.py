@@ -6,12 +6,14 @@ A leaf says what a batch is and what its loss is. Checkpoints hold plain hyper-p
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
@@ -46,6 +48,7 @@ class LitModel(pl.LightningModule):
         if "params" in encoder:
             encoder["params"] = None
         self.model = model
+        self.dropout_seed: int | None = None
         # Without the names of the files that the model starts from: a checkpoint never needs them again.
         self.save_hyperparameters({**config, **hyper_parameters})
 
@@ -77,17 +80,37 @@ class LitModel(pl.LightningModule):
         if weights_only is False:
             raise ValueError("weights_only=False is not supported: no published checkpoint needs it")
         checkpoint = read_checkpoint(checkpoint_path)
-        names = {field.name for field in fields(cls.config_class)} | inspect.signature(cls).parameters.keys()
-        arguments = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
-        if "params" in arguments.get("encoder", {}):
-            arguments["encoder"] = arguments["encoder"] | {"params": None}
-        lit_model = cls(**{**arguments, "params": None, **kwargs})
+        config_names = {field.name for field in fields(cls.config_class)}
+        own_names = inspect.signature(cls).parameters.keys() - {"params"}
+        known = {n: v for n, v in checkpoint.hyper_parameters.items() if n in config_names | own_names}
+        values = {**known, **kwargs}
+        config = cls.config_class.from_dict({name: values.pop(name) for name in config_names & values.keys()})
+        lit_model = cls.create(config, **values)
         load_parameters(lit_model.model, checkpoint.state_dict, checkpoint_path)
         return lit_model if map_location is None else lit_model.to(map_location)
 
     def step(self, batch: Any) -> Tensor:
         """Loss of a batch."""
         raise NotImplementedError
+
+    def num_targets(self, batch: Any) -> int | None:
+        """What the loss of a batch is a mean over: its weight in the loss of a data set. None: its examples."""
+        return None
+
+    def on_fit_start(self) -> None:
+        if self.dropout_seed is None:
+            self.dropout_seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout is a function of seed, epoch, batch and process, so that a resumed run draws what it would have drawn.
+        key = (self.dropout_seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "little"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["dropout_seed"] = self.dropout_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.dropout_seed = checkpoint.get("dropout_seed")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._logged_step(batch, "train")
@@ -100,7 +123,10 @@ class LitModel(pl.LightningModule):
 
     def _logged_step(self, batch: Any, split: str) -> Tensor:
         loss = self.step(batch)
-        self.log(f"{split}_loss", loss, prog_bar=True, sync_dist=split != "train")
+        if split == "train":
+            self.log("train_loss", loss, prog_bar=True)
+        else:
+            self.log(f"{split}_loss", loss, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
         return loss
 
     def log_text(self, tag: str, text: str) -> None:

@@ -46,8 +46,8 @@ class PerceiverEncoder(nn.Module):
         activation_offloading: See `PerceiverIOConfig`.
 
     Raises:
-        ValueError: if there are fewer than one cross-attention or self-attention block, or more cross-attention layers
-            than self-attention blocks, or heads don't divide channels.
+        ValueError: if a size is smaller than one, if there are more cross-attention layers than self-attention blocks,
+            or if heads don't divide channels.
     """
 
     def __init__(
@@ -61,6 +61,15 @@ class PerceiverEncoder(nn.Module):
         activation_offloading: bool = False,
     ):
         super().__init__()
+        sizes = {
+            "num_latents": num_latents,
+            "num_latent_channels": num_latent_channels,
+            "num_input_channels": input_adapter.num_input_channels,
+            "num_self_attention_layers_per_block": config.num_self_attention_layers_per_block,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} must be at least 1")
         if not 1 <= config.num_cross_attention_layers <= config.num_self_attention_blocks:
             raise ValueError(
                 f"num_cross_attention_layers={config.num_cross_attention_layers} must be in "
@@ -119,7 +128,8 @@ class PerceiverEncoder(nn.Module):
 
         Args:
             x: What the input adapter takes.
-            pad_mask: Boolean (B, M), True where the input is padding. Padding changes nothing.
+            pad_mask: Boolean (B, M), True where the input is padding. No latent sees padding; positions, which the
+                input adapter counts, are those of the padded input.
 
         Returns:
             Latents (B, N, D)

@@ -268,7 +268,7 @@ def test_dropout_acts_in_training_only(monkeypatch: pytest.MonkeyPatch, limit: i
     "name, sizes", [("num_qk_channels", {"num_qk_channels": 7}), ("num_v_channels", {"num_v_channels": 7})]
 )
 def test_heads_that_do_not_divide_channels(name: str, sizes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"{name}=7 must be a multiple of num_heads=3"):
+    with pytest.raises(ValueError, match=f"{name}=7 must be a positive multiple of num_heads=3"):
         MultiHeadAttention(num_heads=3, num_q_input_channels=6, num_kv_input_channels=5, **sizes)
 
 

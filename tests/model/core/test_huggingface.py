@@ -133,11 +133,13 @@ def test_failure_leaves_an_existing_folder_as_it_was(tmp_path: Path) -> None:
 
 def test_existing_folder_is_updated_and_foreign_files_stay(tmp_path: Path) -> None:
     save_converted(hf_model(seed=0), PerceiverTokenizer(), tmp_path / "model")
-    (tmp_path / "model" / "README.md").write_text("mine")
+    for name in ("README.md", "model_backup.safetensors"):
+        (tmp_path / "model" / name).write_text("mine")
     new = hf_model(seed=1, num_latents=5)
     save_converted(new, PerceiverTokenizer(), tmp_path / "model")
     assert_same_parameters(weights(tmp_path / "model"), new.backend_model.state_dict())
-    assert (tmp_path / "model" / "README.md").read_text() == "mine"
+    for name in ("README.md", "model_backup.safetensors"):
+        assert (tmp_path / "model" / name).read_text() == "mine"
     assert PerceiverMaskedLanguageModel.from_pretrained(tmp_path / "model").config.backend_config.num_latents == 5
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

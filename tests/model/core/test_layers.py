@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core import layers
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, Residual, SelfAttention, SelfAttentionBlock
@@ -157,9 +159,15 @@ def test_evaluation_does_not_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [1]
 
 
-@pytest.mark.parametrize("checkpointing, offloading", [(True, True), (True, False), (False, True)])
+def test_offloading_without_checkpointing() -> None:
+    with pytest.raises(ValueError, match="activation_offloading needs activation_checkpointing"):
+        cross_layer(activation_offloading=True)
+
+
+@pytest.mark.parametrize("by_transformers", [False, True])  # its switch replaces the checkpoint function
+@pytest.mark.parametrize("offloading", [True, False])
 def test_offloading_moves_the_inputs_only(
-    monkeypatch: pytest.MonkeyPatch, checkpointing: bool, offloading: bool
+    monkeypatch: pytest.MonkeyPatch, offloading: bool, by_transformers: bool
 ) -> None:
     moved: list[tuple[int, ...]] = []
 
@@ -170,7 +178,9 @@ def test_offloading_moves_the_inputs_only(
         moved.extend(shapes)
 
     monkeypatch.setattr(layers, "save_on_cpu", save_on_cpu)
-    layer = cross_layer(activation_checkpointing=checkpointing, activation_offloading=offloading)
+    layer = cross_layer(activation_checkpointing=True, activation_offloading=offloading)
+    if by_transformers:
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     outputs_and_gradients(layer)
-    expected = [(B, N, D), (B, M, C), (B, M)] if checkpointing and offloading else []
+    expected = [(B, N, D), (B, M, C), (B, M)] if offloading else []
     assert sorted(shape for shape in moved if shape != (0,)) == sorted(expected)

@@ -136,7 +136,7 @@ def test_impossible_numbers_of_layers(cross: int, blocks: int) -> None:
 
 
 def test_heads_that_do_not_divide_channels() -> None:
-    with pytest.raises(ValueError, match="num_qk_channels=6 must be a multiple of num_heads=5"):
+    with pytest.raises(ValueError, match="num_qk_channels=6 must be a positive multiple of num_heads=5"):
         encoder(num_self_attention_heads=5)
 
 

@@ -19,6 +19,7 @@ from perceiver.model.core.adapter import (
     TokenInputAdapter,
     TokenOutputAdapter,
     TrainableQueryProvider,
+    check_range,
 )
 from perceiver.model.core.config import DecoderConfig, PerceiverIOConfig
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverIO
@@ -92,7 +93,8 @@ class MaskedLanguageModel(PerceiverIO):
                 f"a tied output needs equal vocabularies: encoder.vocab_size={config.encoder.vocab_size}, "
                 f"decoder.vocab_size={config.decoder.vocab_size}"
             )
-        num_query_channels = config.decoder.num_output_query_channels or config.encoder.num_input_channels
+        num_query_channels = config.encoder.num_input_channels if tied else config.decoder.num_output_query_channels
+        assert num_query_channels is not None
         output_adapter: nn.Module
         if tied:
             output_adapter = TiedTokenOutputAdapter(vocab_size=config.decoder.vocab_size)
@@ -122,21 +124,26 @@ class MaskedLanguageModel(PerceiverIO):
         Args:
             x: Token ids (B, M).
             pad_mask: Boolean (B, M), True where `x` is padding.
-            output_positions: Indices (B, P) of the positions to predict. By default the M positions of the input.
+            output_positions: Indices (B, P) of the positions to predict, or (1, P) if they are the same for all
+                examples. By default the M positions of the input.
 
         Returns:
             Logits (B, M, vocabulary), or (B, P, vocabulary).
 
         Raises:
             ValueError: if `x` is longer than the model allows or has ids that are not in the vocabulary, or if
-                `pad_mask` does not fit.
+                `pad_mask` or `output_positions` don't fit.
         """
-        max_seq_len = self.config.decoder.max_seq_len
+        if output_positions is not None and (output_positions.ndim != 2 or len(output_positions) not in (1, len(x))):
+            raise ValueError(
+                f"output_positions have shape {tuple(output_positions.shape)}, expected ({len(x)} or 1, positions)"
+            )
+        latents = self.encoder(x, pad_mask)  # B N D
         if output_positions is None:
+            max_seq_len = self.config.decoder.max_seq_len
             if x.shape[1] > max_seq_len:
                 raise ValueError(f"sequence length {x.shape[1]} exceeds max_seq_len={max_seq_len} of the decoder")
             output_positions = torch.arange(x.shape[1], device=x.device)[None]
-        latents = self.encoder(x, pad_mask)  # B N D
         query = self.decoder.output_query_provider(output_positions)  # (B or 1) P F
         if self.config.decoder.num_output_query_channels is None:
             return self.decoder(latents, query, embedding=self.txt_embedding.weight)
@@ -154,7 +161,8 @@ class MaskedLanguageModel(PerceiverIO):
             Scalar. 0 if there are no labels.
 
         Raises:
-            ValueError: if `labels` and `x` have different shapes, and as `forward`.
+            ValueError: if `labels` and `x` have different shapes, if (on CPU) a label is not in the vocabulary, and as
+                `forward`.
         """
         positions, labels = labelled_positions(labels, x)
         return masked_cross_entropy(self(x, pad_mask, output_positions=positions), labels)
@@ -175,6 +183,11 @@ def labelled_positions(labels: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) other than -100, in float32."""
+    """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) other than -100, in float32.
+
+    Raises:
+        ValueError: if (on CPU) a label is not in the vocabulary.
+    """
+    check_range("labels", labels.where(labels != -100, 0), logits.shape[-1])
     loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
     return loss / (labels != -100).sum().clamp(min=1)

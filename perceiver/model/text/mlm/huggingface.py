@@ -186,7 +186,8 @@ def _tokenizer(name: str, model: PerceiverMaskedLanguageModel) -> Any:
     vocab_size = model.backend_model.config.encoder.vocab_size
     if len(tokenizer) > vocab_size:
         raise ValueError(f"tokenizer {name} has {len(tokenizer)} ids, the model's vocabulary only {vocab_size}")
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what forward takes, no token_type_ids
+    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
     tokenizer.model_max_length = min(tokenizer.model_max_length, model.backend_model.config.encoder.max_seq_len)
     return tokenizer
 

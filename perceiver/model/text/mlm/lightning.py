@@ -49,19 +49,26 @@ class LitMaskedLanguageModel(LitModel):
         labels, x, pad_mask = batch
         return self.model.loss(labels, x, pad_mask)
 
+    def num_targets(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
+        return int((batch[0] != -100).sum())
+
     def setup(self, stage: str) -> None:
-        if self.masked_samples and not hasattr(getattr(self.trainer, "datamodule", None), "tokenizer"):
-            raise ValueError("masked_samples are filled with the tokenizer of the data module: pass datamodule=...")
+        if stage in ("fit", "validate"):
+            self.filled_samples()  # what is wrong with them is an error now, not after the first epoch
 
     def on_validation_epoch_end(self) -> None:
         if self.masked_samples and not self.trainer.sanity_checking:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]  # see setup()
-            filled = fill_masks(
-                self.model,
-                data.tokenizer,
-                self.masked_samples,
-                self.num_predictions,
-                add_special_tokens=getattr(data, "add_special_tokens", False),
-            )
-            lines = ["\n\n".join([sample, *texts]) for sample, texts in zip(self.masked_samples, filled, strict=True)]
-            self.log_text("masked_samples", "\n\n---\n\n".join(lines))
+            filled = zip(self.masked_samples, self.filled_samples(), strict=True)
+            self.log_text("masked_samples", "\n\n---\n\n".join("\n\n".join([text, *texts]) for text, texts in filled))
+
+    def filled_samples(self) -> list[list[str]]:
+        """`num_predictions` fillings of each of `masked_samples`, with the tokenizer of the trainer's data module."""
+        if not self.masked_samples:
+            return []
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "tokenizer"):
+            raise ValueError("masked_samples are filled with the tokenizer of the data module: pass datamodule=...")
+        special = getattr(data, "add_special_tokens", False)
+        return fill_masks(
+            self.model, data.tokenizer, self.masked_samples, self.num_predictions, add_special_tokens=special
+        )

@@ -47,7 +47,9 @@ def fill_masks(
     if not samples:
         return []
     texts = [sample.replace(MASK, tokenizer.mask_token) for sample in samples]
-    encoding = tokenizer(texts, padding=True, add_special_tokens=add_special_tokens, return_tensors="pt")
+    encoding = tokenizer(
+        texts, padding=True, padding_side="right", add_special_tokens=add_special_tokens, return_tensors="pt"
+    )
     device = next(model.parameters()).device
     input_ids, pad_mask = encoding["input_ids"].to(device), ~encoding["attention_mask"].bool().to(device)
     masked = input_ids == tokenizer.mask_token_id

@@ -134,11 +134,18 @@ def test_bad_input() -> None:
         model(torch.full((2, 5), 37))
     with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 4\), expected torch.bool \(2, 5\)"):
         model(token_ids(2, 5), torch.zeros(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"token ids have shape \(5,\), expected \(batch size, sequence length\)"):
+        model(token_ids(2, 5)[0])
+    for shape in ((3,), (3, 1), (2, 1, 1)):
+        with pytest.raises(ValueError, match=r"output_positions have shape .*, expected \(2 or 1, positions\)"):
+            model(token_ids(2, 5), output_positions=torch.zeros(shape, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"labels span \[1, 37\], allowed is \[0, 36\]"):
+        model.loss(torch.tensor([[37, -100, 1]]), token_ids(1, 3))
     with pytest.raises(ValueError, match=r"labels have shape \(2, 4\), inputs \(2, 5\)"):
         model.loss(token_ids(2, 4), token_ids(2, 5))
     with pytest.raises(ValueError, match=r"equal vocabularies: encoder\.vocab_size=37, decoder\.vocab_size=41"):
         mlm_model(mlm_config(decoder={"vocab_size": 41}))
-    with pytest.raises(ValueError, match="num_qk_channels=15 must be a multiple of num_heads=4"):
+    with pytest.raises(ValueError, match="num_qk_channels=15 must be a positive multiple of num_heads=4"):
         mlm_model(mlm_config({"num_self_attention_heads": 4}))
 
 

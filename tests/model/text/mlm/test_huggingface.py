@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
+    BertTokenizerFast,
     PerceiverConfig,
     PerceiverTokenizer,
     Trainer,
@@ -23,6 +24,7 @@ from transformers import (
     pipeline,
 )
 
+from perceiver.model.core.huggingface import save_converted
 from perceiver.model.text import mlm
 from perceiver.model.text.mlm import huggingface
 from tests.model.helpers import (
@@ -345,6 +347,17 @@ def test_converted_folder_works_everywhere(tmp_path: Path) -> None:
     lit_model = mlm.LitMaskedLanguageModel.create(config, params=str(tmp_path / "out"))
     assert_same_parameters(lit_model.backend_model.state_dict(), golden_parameters("mlm_tied"))
     assert len(pipeline("fill-mask", model=str(tmp_path / "out"))("ab[MASK]")) == 5
+
+
+def test_tokenizer_with_token_types(tmp_path: Path) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
+    model = hf_model()
+    processor = huggingface._tokenizer(str(tmp_path / "tokenizer"), model)
+    save_converted(model, processor, tmp_path / "out")
+    assert set(AutoTokenizer.from_pretrained(tmp_path / "out")("a b")) == {"input_ids", "attention_mask"}
+    assert len(pipeline("fill-mask", model=str(tmp_path / "out"))("a [MASK]", top_k=3)) == 3
 
 
 def test_tokenizer_with_more_ids_than_the_model(tmp_path: Path) -> None:

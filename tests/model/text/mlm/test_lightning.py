@@ -258,25 +258,30 @@ def test_missing_checkpoint() -> None:
 # --- training ---
 
 
-def final_weights(folder: Path, steps: int, ckpt_path: Path | None = None, **kwargs: Any) -> dict[str, Tensor]:
+def final_weights(
+    folder: Path, steps: int, ckpt_path: Path | None = None, dropout: float = 0.0, **kwargs: Any
+) -> dict[str, Tensor]:
     pl.seed_everything(3, verbose=False)
     callback = ModelCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     fitting = trainer(folder, max_steps=steps, enable_checkpointing=True, callbacks=[callback])
-    lit_model = LitMLM.create(text_config(**kwargs))
+    config = text_config(**kwargs)
+    config.encoder.dropout = config.decoder.dropout = dropout
+    lit_model = LitMLM.create(config)
     # as the documentation shows it: no weights_only, no allowed classes
     fitting.fit(lit_model, datamodule=Data(), ckpt_path=None if ckpt_path is None else str(ckpt_path))
     assert fitting.global_step == steps
     return {name: value.clone() for name, value in lit_model.state_dict().items()}
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("stop", [2, 4, 5])
-def test_resumed_run_reaches_the_same_weights(tmp_path: Path, stop: int) -> None:
+def test_resumed_run_reaches_the_same_weights(tmp_path: Path, stop: int, dropout: float) -> None:
     """An epoch has 4 steps: stopped within, at the end of, and after the first."""
-    straight = final_weights(tmp_path / "straight", 7)
-    final_weights(tmp_path / "stopped", stop)
-    resumed = final_weights(tmp_path / "resumed", 7, tmp_path / "stopped" / f"step={stop}.ckpt")
+    straight = final_weights(tmp_path / "straight", 7, dropout=dropout)
+    final_weights(tmp_path / "stopped", stop, dropout=dropout)
+    resumed = final_weights(tmp_path / "resumed", 7, tmp_path / "stopped" / f"step={stop}.ckpt", dropout=dropout)
     assert_same_parameters(resumed, straight)
-    fresh = final_weights(tmp_path / "fresh", 7 - stop)
+    fresh = final_weights(tmp_path / "fresh", 7 - stop, dropout=dropout)
     assert not torch.equal(fresh["model.0.latent_provider._query"], straight["model.0.latent_provider._query"])
 
 
@@ -297,7 +302,36 @@ def test_losses_are_logged_under_the_names_of_their_splits(tmp_path: Path) -> No
     torch.testing.assert_close(fitting.callback_metrics["test_loss"], torch.stack(losses).mean())
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_loss_of_a_data_set_is_a_mean_over_its_labels(tmp_path: Path, batch_size: int) -> None:
+    class Unequal(Examples):
+        def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+            labels, x, pad_mask = super().__getitem__(i)
+            return torch.where(torch.arange(7) < 2 * i, self.ids[i], labels if i else torch.tensor(-100)), x, pad_mask
+
+    lit_model, data = LitMLM.create(text_config()), Unequal(4)
+    fitting = trainer(tmp_path)
+    fitting.test(lit_model, DataLoader(data, batch_size=batch_size), verbose=False)
+    labels, x, pad_mask = (torch.stack(parts) for parts in zip(*(data[i] for i in range(4)), strict=True))
+    assert sorted((labels != -100).sum(1).tolist()) == [0, 3, 5, 7]
+    expected = lit_model.model.eval().loss(labels, x, pad_mask).detach()
+    torch.testing.assert_close(fitting.callback_metrics["test_loss"], expected)
+
+
 # --- samples ---
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [({"num_predictions": 0}, "num_predictions=0"), ({"masked_samples": ["<mask>" * 99]}, "sequence length 99")],
+)
+def test_samples_that_can_not_be_filled_are_an_error_before_training(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    lit_model = LitMLM.create(text_config(), **{"masked_samples": ["<mask>"], **arguments})
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, max_steps=1).fit(lit_model, datamodule=Data())
+    assert trainer(tmp_path).test(lit_model, Data().test_dataloader(), verbose=False)  # fills none
 
 
 SAMPLES = ["a <mask> b", "<mask><mask>"]
