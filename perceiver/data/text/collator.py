@@ -3,7 +3,8 @@
 `input_ids` and `labels` are int64, labels are -100 where nothing is predicted; `pad_mask` is True at padding.
 
 Masking is a pure function of (seed, epoch, index of the example): each example has its own stream of random numbers
-(Philox, addressed by its counter), so a batch does not depend on the number of workers or on what was loaded before it.
+(Philox, addressed by its counter), so its mask depends neither on the number of workers, nor on what was loaded before,
+nor on the other examples of its batch.
 A static collator takes epoch 0 for every epoch: every example keeps the mask it was given first. That is masking once
 in preprocessing, without storing the result.
 """
@@ -63,12 +64,14 @@ class MaskingCollator(ABC):
 
     Each unit is selected with `mask_prob`. Of the selected units 80 % become mask tokens, 10 % get a random token at
     each position, 10 % stay as they are; labels are set on all tokens of a selected unit. Special tokens are never
-    selected and never drawn. A batch in which chance selects nothing gets one unit, so that its loss is defined.
+    selected and never drawn. In a small batch chance may select nothing: all labels are -100.
+
+    Batches are padded on the right, whatever the tokenizer's default is: masked language models count positions from
+    the left, so padding there would change their outputs.
 
     Args:
         tokenizer: gives mask token, special tokens, vocabulary size, padding.
         mask_prob: in (0, 1).
-        padding_side: as in `DefaultCollator`.
         seed: of the random numbers, not negative.
         static: the same masks in every epoch.
 
@@ -81,7 +84,6 @@ class MaskingCollator(ABC):
         tokenizer: PreTrainedTokenizerBase,
         mask_prob: float = 0.15,
         *,
-        padding_side: PaddingSide | None = None,
         seed: int = 0,
         static: bool = False,
     ):
@@ -91,7 +93,7 @@ class MaskingCollator(ABC):
             raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
         if seed < 0:
             raise ValueError(f"seed={seed} must be at least 0")
-        self.pad = DefaultCollator(tokenizer, padding_side)
+        self.pad = DefaultCollator(tokenizer, "right")
         self.mask_token_id = int(tokenizer.mask_token_id)
         self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         self.mask_prob, self.seed, self.static = mask_prob, seed, static
@@ -115,13 +117,9 @@ class MaskingCollator(ABC):
         starts &= units >= 0
 
         # The first token's numbers decide for its unit. Tokens in no unit look up the last entry, by index -1.
-        unit_choice, unit_kind = choice[starts], kind[starts]
-        unit_selected = unit_choice < self.mask_prob
-        if len(unit_choice) > 0 and not unit_selected.any():
-            unit_selected[unit_choice.argmin()] = True
         unit_of = np.where(units >= 0, np.cumsum(starts) - 1, -1)
-        selected = np.append(unit_selected, False)[unit_of]
-        kind = np.append(unit_kind, 1.0)[unit_of]
+        selected = np.append(choice[starts] < self.mask_prob, False)[unit_of]
+        kind = np.append(kind[starts], 1.0)[unit_of]
 
         masked = selected & (kind < MASK_SHARE)
         randomised = selected & (kind >= MASK_SHARE) & (kind < MASK_SHARE + RANDOM_SHARE)

@@ -53,7 +53,7 @@ class TextDataModule(pl.LightningDataModule):
         mask_words: mask whole words; otherwise single tokens.
         static_masking: give each training example the same mask in every epoch.
         add_special_tokens: add what the tokenizer adds around a document, for example [CLS] and [SEP].
-        padding_side: "left" or "right", the tokenizer's by default.
+        padding_side: "right" or None, which is the same: masked language models count positions from the left.
         preproc_batch_size: documents that a preprocessing worker holds in memory.
         preproc_workers: preprocessing processes.
         batch_size: training examples per batch.
@@ -89,6 +89,11 @@ class TextDataModule(pl.LightningDataModule):
         check_text_arguments(max_seq_len, padding_side)
         if task is not Task.mlm:
             raise ValueError(f"task={task} is not supported by {type(self).__name__}, only {Task.mlm}")
+        if padding_side == "left":
+            raise ValueError(
+                f"padding_side='left' is not possible with task={task}: masked language models count positions from "
+                "the left, so padding there would change their outputs"
+            )
         if not 0 < mask_prob < 1:
             raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
         if seed < 0:
@@ -101,7 +106,7 @@ class TextDataModule(pl.LightningDataModule):
         self.mask_words = mask_words
         self.static_masking = static_masking
         self.add_special_tokens = add_special_tokens
-        self.padding_side = padding_side
+        self.padding_side: Literal["right"] = "right"
         self.preproc_batch_size = preproc_batch_size
         self.preproc_workers = preproc_workers
         self.batch_size = batch_size
@@ -175,7 +180,7 @@ class TextDataModule(pl.LightningDataModule):
 
     def collator(self, static: bool) -> MaskingCollator:
         collator = WordMaskingCollator if self.mask_words else TokenMaskingCollator
-        return collator(self.tokenizer, self.mask_prob, padding_side=self.padding_side, seed=self.seed, static=static)
+        return collator(self.tokenizer, self.mask_prob, seed=self.seed, static=static)
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer

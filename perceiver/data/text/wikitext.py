@@ -37,7 +37,7 @@ class WikiTextDataModule(TextDataModule):
 
     def identity(self) -> dict[str, Any]:
         folder = Path(self.repo_id)
-        files = file_stamps(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+        files = file_stamps(path for path in sorted(folder.rglob("*")) if path.is_file()) if folder.is_dir() else []
         return {"repo_id": self.repo_id, "config_name": self.config_name, "revision": self.revision, "files": files}
 
     def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:

@@ -89,7 +89,7 @@ def test_the_cache_does_not_depend_on_how_batches_are_made(prepared):
         {"mask_words": False},
         {"static_masking": True},
         {"seed": 1},
-        {"padding_side": "left"},
+        {"padding_side": "right"},
         {"preproc_batch_size": 3},
     ):
         assert prepared(**change).reads == 0, change
@@ -126,20 +126,21 @@ def test_seed_epoch_and_static_masking(prepared):
 
 
 def test_settings_reach_the_collator(prepared):
-    data = prepared(mask_words=False, mask_prob=0.9, padding_side="left", valid_batch_size=2, max_seq_len=50)
+    data = prepared(mask_words=False, mask_prob=0.9, valid_batch_size=2, max_seq_len=50)
     labels, _, pad_mask = list(data.val_dataloader())[-1]
     assert pad_mask.shape == (1, 20)  # 24 * 5 = 2 * 50 + 20
     labels, _, pad_mask = data.collator(static=True)([data.chunks["valid"][0], data.chunks["valid"][2]])
-    assert pad_mask[1].tolist() == [True] * 30 + [False] * 20
+    assert pad_mask[1].tolist() == [False] * 20 + [True] * 30
     assert (labels[0] != -100).float().mean() > 0.7
     assert any(len(set((labels[0, i : i + 4] != -100).tolist())) == 2 for i in range(40))  # single tokens
 
 
-def test_text_preprocessor_has_the_settings(tmp_path, byte_tokenizer_dir):
-    data = Words(tmp_path, tokenizer=byte_tokenizer_dir, max_seq_len=3, add_special_tokens=True, padding_side="left")
+def test_text_preprocessor_has_the_settings(tmp_path):
+    PerceiverTokenizer(padding_side="left").save_pretrained(tmp_path / "tokenizer")
+    data = Words(tmp_path, tokenizer=str(tmp_path / "tokenizer"), max_seq_len=3, add_special_tokens=True)
     input_ids, pad_mask = data.text_preprocessor().preprocess_batch(["abc", ""])
-    assert input_ids.tolist() == [[4, 103, 5], [0, 4, 5]]
-    assert pad_mask.tolist() == [[False, False, False], [True, False, False]]
+    assert input_ids.tolist() == [[4, 103, 5], [4, 5, 0]]
+    assert pad_mask.tolist() == [[False, False, False], [False, False, True]]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ def test_text_preprocessor_has_the_settings(tmp_path, byte_tokenizer_dir):
         ({"max_seq_len": 0}, "max_seq_len=0 must be at least 1"),
         ({"mask_prob": 1.5}, r"mask_prob=1.5 must be in \(0, 1\)"),
         ({"padding_side": "top"}, "padding_side='top' must be 'left', 'right' or None"),
+        ({"padding_side": "left"}, "padding_side='left' is not possible with task=Task.mlm: .* count positions from"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
     ],
 )

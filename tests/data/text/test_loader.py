@@ -35,10 +35,12 @@ def chunks(tmp_path: Path) -> TokenChunks:
     return TokenChunks(tmp_path, "train", 13)  # 39 chunks, the last one is short
 
 
-def loader(chunks: TokenChunks, num_replicas: int = 1, rank: int = 0, seed: int = 0, **kwargs: Any) -> ResumableLoader:
+def loader(
+    chunks: TokenChunks, num_replicas: int = 1, rank: int = 0, seed: int = 0, batch_size: int = 5, **kwargs: Any
+) -> ResumableLoader:
     sampler = EpochSampler(chunks, num_replicas=num_replicas, rank=rank, seed=seed)
     collate = WordMaskingCollator(PerceiverTokenizer(), seed=seed)
-    return ResumableLoader(chunks, batch_size=5, sampler=sampler, collate_fn=collate, **kwargs)
+    return ResumableLoader(chunks, batch_size=batch_size, sampler=sampler, collate_fn=collate, **kwargs)
 
 
 def epoch_of(loader: ResumableLoader, epoch: int) -> list[list[Any]]:
@@ -78,16 +80,43 @@ def test_a_loader_goes_on_where_another_stopped(chunks, num_workers):
     stopped.sampler.set_epoch(3)
     list(islice(stopped, 2))
     state = stopped.state_dict()
-    assert state == {"epoch": 3, "num_batches_done": 2}
+    assert state == {"epoch": 3, "num_examples_done": 10, "num_replicas": 1}
 
     resumed = loader(chunks, num_workers=num_workers)
     resumed.load_state_dict(state)
     iterator = iter(resumed)  # as Lightning does: before set_epoch
     resumed.sampler.set_epoch(3)
     assert [[tensor.tolist() for tensor in batch] for batch in iterator] == whole[2:]
-    assert resumed.state_dict() == {"epoch": 3, "num_batches_done": 8}
+    assert resumed.state_dict() == {"epoch": 3, "num_examples_done": 39, "num_replicas": 1}
     assert epoch_of(resumed, 3) == whole  # and then starts at the beginning
     assert len(resumed) == 8
+
+
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_another_batch_size_goes_on_at_the_next_example(chunks, batch_size):
+    stopped = loader(chunks, num_replicas=2, rank=1)
+    stopped.sampler.set_epoch(3)
+    order = list(stopped.sampler)
+    list(islice(stopped, 2))
+    state = stopped.state_dict()
+    assert state == {"epoch": 3, "num_examples_done": 10, "num_replicas": 2}
+
+    resumed = loader(chunks, num_replicas=2, rank=1, batch_size=batch_size)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    resumed.collate_fn = lambda examples: ([(item["epoch"], item["index"]) for item in examples],)
+    assert [key for (keys,) in resumed for key in keys] == order[10:]
+    assert resumed.state_dict()["num_examples_done"] == 20
+
+
+def test_another_number_of_processes(chunks):
+    with pytest.raises(ValueError, match="begun by 2 processes and cannot go on with 3"):
+        loader(chunks, num_replicas=3).load_state_dict({"epoch": 3, "num_examples_done": 15, "num_replicas": 2})
+    for done, left in ((0, 13), (20, 0)):  # nothing, everything
+        resumed = loader(chunks, num_replicas=3)
+        resumed.load_state_dict({"epoch": 3, "num_examples_done": done, "num_replicas": 2})
+        assert sum(len(batch[0]) for batch in epoch_of(resumed, 3)) == left
+        assert sum(len(batch[0]) for batch in epoch_of(resumed, 4)) == 13
 
 
 class Recorder(pl.LightningModule):

@@ -55,6 +55,33 @@ def test_validation_files(texts, corpus):
     }
 
 
+@pytest.mark.parametrize("name", ["log[1].txt", "a::b.txt"])
+def test_names_are_taken_as_they_are(texts, corpus, name):
+    (texts / name).write_text("this one\n")
+    (texts / "log1.txt").write_text("not this one\n")
+    assert corpus(train_files=str(texts / name), valid_files=str(texts / "d.md"))["train"] == "this one\n"
+
+
+def test_the_order_of_files_is_part_of_the_cache_key(texts, corpus):
+    a, c = str(texts / "a.txt"), str(texts / "sub" / "c.txt")
+    expected = {(a, c): "four\n", (c, a): "last line without a break"}
+    for files, valid in expected.items():
+        assert corpus(train_files=list(files), valid_fraction=0.3)["valid"] == valid
+
+
+def test_a_file_is_read_once(texts, corpus):
+    a, b, link = texts / "a.txt", texts / "b.txt", texts / "link.txt"
+    link.symlink_to(a)
+    assert find_files([str(b), str(texts / "*.txt"), str(a), str(texts / "sub" / ".." / "b.txt")]) == [b, a]
+    split = corpus(train_files=[str(a), str(texts / "a*"), str(link)], valid_files=str(texts / "d.md"))
+    assert split["train"] == "one\nlast line without a break"
+
+
+def test_files_for_training_and_validation_are_an_error(texts, corpus):
+    with pytest.raises(ValueError, match=r"^\['\S*b\.txt'\] are in train_files and in valid_files"):
+        corpus(train_files=str(texts), valid_files=[str(texts / "d.md"), str(texts / "b.txt")])
+
+
 def test_a_changed_file_is_read_again(texts, corpus):
     files = {"train_files": str(texts / "b.txt"), "valid_files": str(texts / "d.md")}
     corpus(**files)

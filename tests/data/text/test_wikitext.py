@@ -74,6 +74,16 @@ def test_config_and_files_are_part_of_the_cache_key(tmp_path, module):
     assert len(module().chunks["test"].tokens) == 3
 
 
+def test_the_order_of_the_file_system_is_not_part_of_the_cache_key(tmp_path, monkeypatch):
+    folder = hub_folder(tmp_path / "wikitext")
+    identity = WikiTextDataModule(repo_id=str(folder), tokenizer="unused", max_seq_len=32).identity
+    found, names = list(folder.rglob("*")), identity()["files"]
+    assert len(names) == 7
+    for order in (found, found[::-1]):
+        monkeypatch.setattr(Path, "rglob", lambda self, pattern, order=order: iter(order))
+        assert identity()["files"] == names
+
+
 def test_bad_folders(tmp_path, module):
     hub_folder(tmp_path / "wikitext", ("train", "test"))
     with pytest.raises(ValueError, match=r"has no split \['validation'\], only \['test', 'train'\]"):
