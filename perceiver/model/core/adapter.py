@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from perceiver.model.core.linear import Linear
+
 
 class InputAdapter(nn.Module):
     """Base of modules that turn a task's input into (B, M, C).
@@ -102,7 +104,7 @@ class TokenOutputAdapter(nn.Module):
 
     def __init__(self, *, vocab_size: int, num_output_query_channels: int):
         super().__init__()
-        self.linear = nn.Linear(num_output_query_channels, vocab_size)
+        self.linear = Linear(num_output_query_channels, vocab_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, O, F) -> (B, O, vocabulary)"""

@@ -19,6 +19,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from perceiver.model.core.linear import Linear
+
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
 _SMALL_SCORES = 2**23
 
@@ -120,10 +122,10 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"dropout={dropout} must be in [0, 1)")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(num_q_input_channels, num_qk_channels, bias=qkv_bias)
-        self.k_proj = nn.Linear(num_kv_input_channels, num_qk_channels, bias=qkv_bias)
-        self.v_proj = nn.Linear(num_kv_input_channels, num_v_channels, bias=qkv_bias)
-        self.o_proj = nn.Linear(num_v_channels, num_output_channels, bias=out_bias)
+        self.q_proj = Linear(num_q_input_channels, num_qk_channels, bias=qkv_bias)
+        self.k_proj = Linear(num_kv_input_channels, num_qk_channels, bias=qkv_bias)
+        self.v_proj = Linear(num_kv_input_channels, num_v_channels, bias=qkv_bias)
+        self.o_proj = Linear(num_v_channels, num_output_channels, bias=out_bias)
 
     def forward(self, x_q: Tensor, x_kv: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Attends from `x_q` to `x_kv`.

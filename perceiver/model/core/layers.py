@@ -17,6 +17,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core.attention import MultiHeadAttention
+from perceiver.model.core.linear import Linear
 
 
 class CrossAttention(nn.Module):
@@ -57,9 +58,9 @@ class MLP(nn.Sequential):
     def __init__(self, num_channels: int, widening_factor: int):
         super().__init__(
             nn.LayerNorm(num_channels),
-            nn.Linear(num_channels, widening_factor * num_channels),
+            Linear(num_channels, widening_factor * num_channels),
             nn.GELU(),
-            nn.Linear(widening_factor * num_channels, num_channels),
+            Linear(widening_factor * num_channels, num_channels),
         )
 
 

@@ -1,0 +1,51 @@
+"""Linear layers by the faster of torch's two matrix products on x86 processors.
+
+In float32 torch multiplies with MKL. Its other CPU library, oneDNN, is 1.15 to 1.4 times as fast at the sizes of these
+models on the AMD processor that we measure on (benchmarks/linear.py), and linear layers are most of what a Perceiver
+computes. torch compiles models to oneDNN's linear operator, but offers it to Python under a private name and without a
+gradient. So `Linear` uses it for large products in inference, where that operator is there and none of torch's
+transformations needs to see an ordinary one; anywhere else it is an `nn.Linear`. Both give the same result up to
+rounding.
+
+The models are those of arXiv 2107.14795; nothing here is particular to them.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Below this many multiplications the call itself takes longer than what it saves.
+_LARGE_PRODUCT = 2**24
+
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and platform.machine() in ("x86_64", "AMD64")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, faster for large float32 inputs on CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., input channels) -> (..., output channels)"""
+        if _ONEDNN and x.numel() * self.out_features >= _LARGE_PRODUCT and _plain_inference(x, self.weight):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
+
+
+def _plain_inference(x: Tensor, weight: Tensor) -> bool:
+    """Whether both are ordinary float32 tensors on CPU that nothing but this call looks at."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and type(x) is Tensor
+        and type(weight) is nn.Parameter
+    )

@@ -1,0 +1,87 @@
+"""Linear: large products of plain inference take oneDNN's operator, everything else torch's, with equal results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perceiver.model.core import linear as module
+from perceiver.model.core.linear import Linear
+
+pytestmark = pytest.mark.skipif(not module._ONEDNN, reason="this processor or torch build has no such operator")
+
+
+class Operators(TorchDispatchMode):
+    """Remembers the names of all operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def used_onednn(layer: Linear, x: Tensor) -> bool:
+    with Operators() as operators:
+        layer(x)
+    return "mkldnn::_linear_pointwise" in operators.names
+
+
+def plain(layer: Linear) -> nn.Linear:
+    result = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    result.load_state_dict(layer.state_dict())
+    return result
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 301, 173), (601, 173), (1, 2, 303, 173)])
+@torch.no_grad()
+def test_large_products_in_inference(shape: tuple[int, ...], bias: bool) -> None:
+    layer, x = Linear(173, 197, bias=bias), torch.randn(shape)
+    assert used_onednn(layer, x)
+    torch.testing.assert_close(layer(x), plain(layer)(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_inputs_of_any_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGE_PRODUCT", 0)
+    layer = Linear(7, 5)
+    for x in (torch.randn(3, 7, 11).transpose(1, 2), torch.randn(1, 3, 7).expand(2, -1, -1), torch.randn(2, 0, 7)):
+        assert used_onednn(layer, x)
+        torch.testing.assert_close(layer(x), plain(layer)(x))
+
+
+def test_everything_else_is_an_ordinary_linear_layer() -> None:
+    layer, x = Linear(173, 197), torch.randn(601, 173)
+    assert not used_onednn(layer, x)  # there are gradients
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert used_onednn(layer, x)
+        assert not used_onednn(layer, x[:3])  # small
+        assert not used_onednn(layer.double(), x.double())
+        assert not used_onednn(layer.bfloat16(), x.bfloat16())
+        layer.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        assert used_onednn(layer, x)
+    assert used_onednn(layer.requires_grad_(False), x)  # nothing to differentiate
+    assert not used_onednn(layer, x.clone().requires_grad_())
+
+
+@torch.no_grad()
+def test_transformations_see_an_ordinary_linear_layer() -> None:
+    layer, x = Linear(173, 197).eval(), torch.randn(601, 173)
+    exported = torch.export.export(layer, (x,))
+    assert "mkldnn" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(x), layer(x), atol=1e-5, rtol=1e-5)
+    with torch.device("meta"):
+        assert Linear(173, 197)(torch.empty(601, 173)).shape == (601, 197)
+    mapped = torch.vmap(layer)(x.reshape(1, 601, 173))
+    torch.testing.assert_close(mapped[0], layer(x), atol=1e-5, rtol=1e-5)
