@@ -1,6 +1,6 @@
 """Linear layers by the faster of torch's two matrix products on x86 processors.
 
-In float32 torch multiplies with MKL. Its other CPU library, oneDNN, is 1.15 to 1.4 times as fast at the sizes of these
+In float32 torch multiplies with MKL. Its other CPU library, oneDNN, is 1.1 to 1.4 times as fast at the sizes of these
 models on the AMD processor that we measure on (benchmarks/linear.py), and linear layers are most of what a Perceiver
 computes. torch compiles models to oneDNN's linear operator, but offers it to Python under a private name and without a
 gradient. So `Linear` uses it for large products in inference, where that operator is there and none of torch's
