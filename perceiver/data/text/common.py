@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader

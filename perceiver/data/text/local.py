@@ -5,8 +5,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
-from datasets.exceptions import DatasetGenerationError  # type: ignore[import-untyped]
+import datasets
+from datasets.exceptions import DatasetGenerationError
 
 from perceiver.data.text.common import TextDataModule
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 
 from perceiver.data.text.common import TextDataModule
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.compute as pc
 from transformers import PerceiverTokenizer, PreTrainedTokenizerBase
 
 NUM_SPECIAL_BYTE_TOKENS = 6  # ids 0..5: [PAD] [BOS] [EOS] [MASK] [CLS] [SEP]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 
 from perceiver.data.text.common import TextDataModule
 from perceiver.data.text.local import file_stamps
