@@ -46,7 +46,9 @@ def forward(model: torch.nn.Module, length: int) -> Callable[[], Any]:
     return torch.no_grad()(lambda: model(x))
 
 
-def training_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> Callable[[], Any]:
+def training_step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, *, keep_gradients: bool = False
+) -> Callable[[], Any]:
     """Forward and backward, and the optimizer's step if there is one, with 15 % of the positions labelled."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(6, 262, (1, TRAINING_LENGTH), generator=generator)
@@ -58,7 +60,7 @@ def training_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer | Non
             loss = model.loss(labels, x)
         else:
             loss = model(x, labels=labels).loss
-        model.zero_grad()
+        model.zero_grad(set_to_none=not keep_gradients)
         loss.backward()
         if optimizer is not None:
             optimizer.step()
@@ -81,8 +83,7 @@ def measure_memory(model_name: str, case: str) -> None:
     if case == "train":
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)  # gradients are as large as the parameters, for both
-        run = training_step(model, None)
-        model.zero_grad = lambda set_to_none=False: None  # type: ignore[method-assign]
+        run = training_step(model, None, keep_gradients=True)
     else:
         dtype, length = case.split("-")
         run = forward(model.to(DTYPES[dtype]), int(length))
