@@ -1,11 +1,12 @@
 """Text data: Lightning data modules, the preprocessor for inference, tokenisation, masking.
 
 ```
-common.py        Task, TextDataModule: tokenise once, cache, serve batches of masked chunks
+common.py        Task, TextDataModule: tokenise once, cache, serve batches of chunks, masked or with their next tokens
 wikitext.py      WikiTextDataModule     local.py  LocalTextDataModule     pydoc.py  PydocTextDataModule
 tokenization.py  text -> flat arrays of token ids and word marks; UTF-8 bytes vectorised, or any fast tokenizer
-corpus.py        the cache on disk (written once, atomically) and its view as chunks of max_seq_len tokens
+corpus.py        the cache on disk (written once, atomically) and its view as chunks, random shift and truncation
 collator.py      whole-word and token masking, padding
+streams.py       random numbers by (purpose, seed, epoch, example)
 loader.py        the training loader: order by (seed, epoch), resumable in the middle of an epoch
 preprocessor.py  TextPreprocessor: text -> model input, for inference (no Lightning)
 ```

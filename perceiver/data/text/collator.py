@@ -3,8 +3,8 @@
 `input_ids` and `labels` are int64, labels are -100 where nothing is predicted; `pad_mask` is True at padding.
 
 Masking is a pure function of (seed, epoch, index of the example): each example has its own stream of random numbers
-(Philox, addressed by its counter), so its mask depends neither on the number of workers, nor on what was loaded before,
-nor on the other examples of its batch.
+(`streams.py`), so its mask depends neither on the number of workers, nor on what was loaded before, nor on the other
+examples of its batch.
 A static collator takes epoch 0 for every epoch: every example keeps the mask it was given first. That is masking once
 in preprocessing, without storing the result.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.data.text.streams import MASKS, stream
 from perceiver.data.text.tokenization import tokenizer_name
 
 IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
@@ -37,17 +38,24 @@ class DefaultCollator:
     Args:
         tokenizer: gives the padding token and, unless `padding_side` does, the padding side.
         padding_side: "left" or "right".
+        min_width: pads to at least that many positions.
+
+    Raises:
+        ValueError: if the tokenizer has no padding token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, padding_side: PaddingSide | None = None):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, padding_side: PaddingSide | None = None, *, min_width: int = 0
+    ):
         if tokenizer.pad_token_id is None:
             raise ValueError(f"{tokenizer_name(tokenizer)} has no padding token")
         self.pad_token_id = int(tokenizer.pad_token_id)
         self.padding_side = padding_side or tokenizer.padding_side
+        self.min_width = min_width
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         lengths = np.array([len(example["input_ids"]) for example in examples])
-        width = int(lengths.max())
+        width = max(int(lengths.max()), self.min_width)
         first = width - lengths if self.padding_side == "left" else np.zeros_like(lengths)
         columns = np.arange(width) - first[:, None]  # B n: position in the example
         real = (columns >= 0) & (columns < lengths[:, None])
@@ -133,8 +141,7 @@ class MaskingCollator(ABC):
     def _draw(self, example: Example) -> npt.NDArray[np.float64]:
         """Three uniform numbers per token, (3, n)."""
         epoch = 0 if self.static else example["epoch"]
-        stream = np.random.Philox(key=[self.seed, epoch], counter=[0, 0, example["index"], 0])
-        return np.random.Generator(stream).random((3, len(example["input_ids"])))
+        return stream(MASKS, self.seed, epoch, example["index"]).random((3, len(example["input_ids"])))
 
 
 class WordMaskingCollator(MaskingCollator):

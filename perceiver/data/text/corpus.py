@@ -2,13 +2,14 @@
 
 ```
 <directory>/key.json            what the corpus was made from
+<directory>/num_bytes.json      UTF-8 bytes of the raw text of each split, the unit that losses of tokenizers share
 <directory>/<split>.tokens.npy  all documents of a split, one after the other: uint16, or uint32 for big vocabularies
 <directory>/<split>.marks.npy   where words start and which tokens are special (`tokenization.Encoded`), int8
 ```
 
 Chunk i of length L is `tokens[i * L:(i + 1) * L]`. Nothing is lost between preprocessing batches, the last chunk may be
-short, and neither the chunk length nor the masking is part of the cache: changing them needs no new preprocessing.
-Both arrays are memory-mapped.
+short, and neither the task nor the chunk length is part of the cache: changing them needs no new preprocessing. Both
+arrays are memory-mapped.
 """
 
 import json
@@ -21,12 +22,14 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from perceiver.data.text.tokenization import START, encode, word_ids
+from perceiver.data.text.streams import WINDOWS, stream
+from perceiver.data.text.tokenization import START, encode, plain_text_tokenizer, word_ids
 
-FORMAT_VERSION = 1  # of the files above and of what is in them; part of the key
+FORMAT_VERSION = 2  # of the files above and of what is in them; part of the key
 TEXT_COLUMN = "text"
 
 
@@ -59,10 +62,12 @@ def write_corpus(
         work, result = Path(name), Path(name) / "result"
         result.mkdir()
         (result / "key.json").write_text(json.dumps(key, indent=2, sort_keys=True))
+        num_bytes = {}
+        plain_text = plain_text_tokenizer(tokenizer)
         for split, documents in load(work).items():
             _check_documents(split, documents)
             encoded = documents.with_format("arrow").map(
-                partial(_encode_table, tokenizer=tokenizer, add_special_tokens=add_special_tokens),
+                partial(_encode_table, tokenizer=plain_text, add_special_tokens=add_special_tokens),
                 batched=True,
                 batch_size=batch_size,
                 num_proc=num_workers if num_workers > 1 else None,
@@ -77,6 +82,8 @@ def write_corpus(
                 raise ValueError(f"split {split!r} has {len(documents)} documents but no text in them")
             _write_flat(result / f"{split}.tokens.npy", tokens, np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
             _write_flat(result / f"{split}.marks.npy", marks, np.int8)
+            num_bytes[split] = pc.sum(encoded.data.column("num_bytes")).as_py()
+        (result / "num_bytes.json").write_text(json.dumps(num_bytes))
         try:
             result.replace(directory)
         except OSError:
@@ -96,10 +103,12 @@ def _check_documents(split: str, documents: datasets.Dataset) -> None:
 
 
 def _encode_table(table: pa.Table, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> pa.Table:
-    encoded = encode(tokenizer, table.column(TEXT_COLUMN).combine_chunks(), add_special_tokens)
+    texts = table.column(TEXT_COLUMN).combine_chunks()
+    encoded = encode(tokenizer, texts, add_special_tokens)
     offsets = pa.array(encoded.offsets, pa.int32())
     columns = {"tokens": pa.array(encoded.tokens), "marks": pa.array(encoded.marks)}
-    return pa.table({name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()})
+    lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
+    return pa.table({**lists, "num_bytes": pc.binary_length(texts)})
 
 
 def _write_flat(path: Path, column: pa.ChunkedArray, dtype: type[np.generic]) -> None:
@@ -113,33 +122,80 @@ def _write_flat(path: Path, column: pa.ChunkedArray, dtype: type[np.generic]) ->
 
 
 class TokenChunks(torch.utils.data.Dataset[dict[str, Any]]):
-    """One split of a corpus as chunks of at most `max_seq_len` tokens.
+    """One split of a corpus as chunks, each the input of one example.
 
-    An item is a dict of `input_ids` (n,) int64, `word_ids` (n,) int64 with -1 for special tokens, and `index` and
-    `epoch`, from which a collator derives its random numbers. An item is asked for with `(epoch, index)`, or with
-    `index` alone, which is epoch 0.
+    An item is asked for with `(epoch, index)`, or with `index` alone, which is epoch 0. It is a dict of `index`,
+    `epoch` and int64 arrays:
+
+    * `input_ids` (n,) and `word_ids` (n,), -1 for special tokens: chunks of `max_seq_len` tokens
+    * with `next_token`, `input_ids` (n,) and `label_ids` (n,), each label the token after its input: chunks of
+      `max_seq_len + 1` tokens, n of which are inputs and n labels. Chunks don't overlap, so the first token of each is
+      no label. If the split ends with a chunk of a single token, nothing can be predicted from it and it is left out.
+
+    Shift and length are drawn per (seed, epoch, index).
+
+    Args:
+        directory: a folder that `write_corpus` wrote.
+        split: name of the split.
+        max_seq_len: inputs per example; only the last chunk of a split has fewer.
+        next_token: see above.
+        shift: start each chunk up to a chunk later, so that it ends with the head of the next one. There is one chunk
+            less, unless there is only one.
+        min_seq_len: cut each example on the right, to this length at least; by one token at least, as the published
+            library does. Examples that are not longer stay as they are.
+        seed: of shifts and lengths, not negative.
+
+    Raises:
+        ValueError: if the split has no example.
     """
 
-    def __init__(self, directory: Path, split: str, max_seq_len: int):
-        self.directory, self.split, self.max_seq_len = directory, split, max_seq_len
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        max_seq_len: int,
+        *,
+        next_token: bool = False,
+        shift: bool = False,
+        min_seq_len: int | None = None,
+        seed: int = 0,
+    ):
+        self.directory, self.split, self.max_seq_len, self.next_token = directory, split, max_seq_len, next_token
+        self.shift, self.min_seq_len, self.seed = shift, min_seq_len, seed
+        self.chunk_len = max_seq_len + next_token
         self.tokens = np.load(directory / f"{split}.tokens.npy", mmap_mode="r")
         self.marks = np.load(directory / f"{split}.marks.npy", mmap_mode="r")
+        if len(self) == 0:
+            raise ValueError(f"split {split!r} has {len(self.tokens)} tokens: too few for a single example")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled memory map would carry the whole corpus into each spawned worker.
-        return type(self), (self.directory, self.split, self.max_seq_len)
+        options = {name: getattr(self, name) for name in ("next_token", "shift", "min_seq_len", "seed")}
+        return partial(type(self), self.directory, self.split, self.max_seq_len, **options), ()
 
     def __len__(self) -> int:
-        return -(-len(self.tokens) // self.max_seq_len)
+        num_chunks = -(-(len(self.tokens) - self.next_token) // self.chunk_len)
+        return num_chunks - 1 if self.shift and num_chunks > 1 else num_chunks
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"chunk {index} is not in [0, {len(self)})")
-        chunk = slice(index * self.max_seq_len, (index + 1) * self.max_seq_len)
-        return {
-            "input_ids": self.tokens[chunk].astype(np.int64),
-            "word_ids": word_ids(self.marks[chunk]),
-            "index": index,
-            "epoch": epoch,
-        }
+        chunk = self._window(epoch, index)
+        tokens = self.tokens[chunk].astype(np.int64)
+        if self.next_token:
+            return {"input_ids": tokens[:-1], "label_ids": tokens[1:], "index": index, "epoch": epoch}
+        return {"input_ids": tokens, "word_ids": word_ids(self.marks[chunk]), "index": index, "epoch": epoch}
+
+    def _window(self, epoch: int, index: int) -> slice:
+        start = index * self.chunk_len
+        if not self.shift and self.min_seq_len is None:
+            return slice(start, start + self.chunk_len)
+        random = stream(WINDOWS, self.seed, epoch, index)
+        if self.shift:
+            last_start = max(len(self.tokens) - self.chunk_len, 0)
+            start += int(random.integers(min(self.chunk_len, last_start - start + 1)))
+        length = min(self.chunk_len, len(self.tokens) - start) - self.next_token
+        if self.min_seq_len is not None and length > self.min_seq_len:
+            length = int(random.integers(self.min_seq_len, length))
+        return slice(start, start + length + self.next_token)

@@ -2,7 +2,8 @@
 
 Raw text never yields special tokens: "[MASK]" in a text is six characters. Only `add_special_tokens` adds them, around
 each document. Both paths therefore equal `tokenizer(text, split_special_tokens=True)`, and differ on purpose from
-`tokenizer(text)`, which is what inference uses (`preprocessor.py`).
+`tokenizer(text)`, which is what inference uses (`preprocessor.py`). For SentencePiece's unigram models transformers'
+`split_special_tokens` is not enough; `plain_text_tokenizer` makes a tokenizer for which it holds.
 
 * Bytes (`PerceiverTokenizer`, recognised by its class): ids are UTF-8 bytes + 6. Read from Arrow's string buffers with
   numpy, without a Python object per text or token. Whitespace starts a new word and belongs to the word after it.
@@ -19,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PerceiverTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import PerceiverTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 NUM_SPECIAL_BYTE_TOKENS = 6  # ids 0..5: [PAD] [BOS] [EOS] [MASK] [CLS] [SEP]
 BYTE_VOCAB_SIZE = 256 + NUM_SPECIAL_BYTE_TOKENS
@@ -69,11 +71,30 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Changes with everything in the tokenizer that changes what `encode` returns."""
     if is_byte_tokenizer(tokenizer):
         return "utf-8 bytes"
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content = json.loads(plain_text_tokenizer(tokenizer).backend_tokenizer.to_str())
     # Left behind by earlier calls; `encode` neither truncates nor pads.
     content.pop("truncation")
     content.pop("padding")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def plain_text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with the same ids that takes special tokens written in a text for plain text.
+
+    SentencePiece's unigram models (XLNet, T5, ...) need it: their special tokens are pieces of the vocabulary like any
+    other, so "<mask>" in a text would be one. Here the pieces are renamed to what no text can match; the tokens that
+    `add_special_tokens` adds are known by their ids. Any other tokenizer is returned as it is.
+    """
+    if is_byte_tokenizer(tokenizer):
+        return tokenizer
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    if content["model"]["type"] != "Unigram":
+        return tokenizer
+    vocabulary, special_ids = content["model"]["vocab"], set(tokenizer.all_special_ids)
+    for token_id in special_ids & set(range(len(vocabulary))):
+        vocabulary[token_id][0] = f" \uffff{token_id}"  # no piece has a space, and U+FFFF is no character
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in special_ids]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)))
 
 
 def encode(
@@ -82,7 +103,7 @@ def encode(
     """Tokenises a batch of documents.
 
     Args:
-        tokenizer: a `PerceiverTokenizer` or a fast tokenizer (see `check_tokenizer`).
+        tokenizer: a `PerceiverTokenizer` or a fast tokenizer (see `check_tokenizer` and `plain_text_tokenizer`).
         texts: documents; in an Arrow array a missing one counts as empty.
         add_special_tokens: adds what the tokenizer adds around a single text, for example [CLS] and [SEP].
     """

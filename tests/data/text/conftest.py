@@ -1,11 +1,11 @@
 """Tokenizers that build offline, as objects and as folders."""
 
-from pathlib import Path
-
 import datasets
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PerceiverTokenizer, PreTrainedTokenizerFast
+
+from tests import tokenizers
 
 datasets.disable_progress_bars()
 
@@ -34,14 +34,20 @@ def fast_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def byte_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _saved(PerceiverTokenizer(), tmp_path_factory.mktemp("bytes"))
+    folder = tmp_path_factory.mktemp("bytes")
+    tokenizers.byte_tokenizer(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
 def fast_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _saved(word_piece_tokenizer(), tmp_path_factory.mktemp("fast"))
+    folder = tmp_path_factory.mktemp("fast")
+    word_piece_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
-def _saved(tokenizer: PerceiverTokenizer | PreTrainedTokenizerFast, path: Path) -> str:
-    tokenizer.save_pretrained(path)
-    return str(path)
+@pytest.fixture(scope="session")
+def xlnet_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("xlnet")
+    tokenizers.xlnet_tokenizer(folder)
+    return str(folder)

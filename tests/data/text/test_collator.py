@@ -148,6 +148,32 @@ def test_default_collator_pads(side):
     assert pad_mask[1].tolist() == ([True, False, False] if side == "left" else [False, False, True])
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_recorded_causal_batches(side):
+    """The recorded cases `default_collator_clm` and `default_collator_clm_left`, but that padded labels are ignored."""
+    starts = {10: 3, 20: 10}
+    examples = [
+        {"input_ids": list(range(start, start + n)), "label_ids": list(range(start + 1, start + n + 1))}
+        for start, n in starts.items()
+    ]
+    labels, input_ids, pad_mask = DefaultCollator(BYTES, side)(examples)
+    pads, recorded = [0] * 7, {"input_ids": [10, 11, 12], "labels": [11, 12, 13], "attention_mask": [1, 1, 1]}
+    rows = {name: [*pads, *row] if side == "left" else [*row, *pads] for name, row in recorded.items()}
+    assert input_ids.tolist() == [rows["input_ids"], [20, 21, 22, 23, 24, 25, 26, 27, 28, 29]]
+    assert (~pad_mask).long().tolist() == [rows["attention_mask"], [1] * 10]
+    assert labels.where(~pad_mask, 0).tolist() == [rows["labels"], [21, 22, 23, 24, 25, 26, 27, 28, 29, 30]]
+    assert (labels[pad_mask] == -100).all()
+
+
+def test_min_width():
+    examples = [{"input_ids": [10], "label_ids": [11]}, {"input_ids": [4, 5, 6], "label_ids": [5, 6, 7]}]
+    pad = DefaultCollator(BYTES, "left", min_width=2)
+    assert pad(examples[:1])[0].tolist() == [[-100, 11]]
+    assert pad(examples[:1])[1].tolist() == [[0, 10]]
+    assert pad(examples[:1])[2].tolist() == [[True, False]]
+    assert pad(examples)[1].tolist() == [[0, 0, 10], [4, 5, 6]]
+
+
 def test_padding_side_is_the_tokenizers_by_default():
     examples = [{"input_ids": [10, 11], "label_ids": [11, 12]}, {"input_ids": [4], "label_ids": [5]}]
     for side, row in (("left", [0, 4]), ("right", [4, 0])):

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -91,6 +92,7 @@ def test_the_cache_does_not_depend_on_how_batches_are_made(prepared):
         {"seed": 1},
         {"padding_side": "right"},
         {"preproc_batch_size": 3},
+        {"task": Task.clm, "random_train_shift": True, "random_train_truncation": True},
     ):
         assert prepared(**change).reads == 0, change
 
@@ -103,7 +105,7 @@ def test_the_cache_depends_on_everything_that_changes_it(prepared, fast_tokenize
         {"tokenizer": fast_tokenizer_dir},
     ):
         assert prepared(**change).reads == 1, change
-    monkeypatch.setattr("perceiver.data.text.common.FORMAT_VERSION", 2)
+    monkeypatch.setattr("perceiver.data.text.common.FORMAT_VERSION", 1)
     assert prepared().reads == 1
 
 
@@ -146,8 +148,19 @@ def test_text_preprocessor_has_the_settings(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": Task.clm}, r"task=Task.clm is not supported by Words, only Task.mlm"),
-        ({"task": "clf"}, r"task=clf is not supported by Words, only Task.mlm"),
+        ({"task": Task.clf}, r"task=Task.clf is not supported by Words, only Task.mlm and Task.clm"),
+        ({"task": "clm"}, r"task=clm is not supported by Words, only Task.mlm and Task.clm"),
+        ({"task": Task.clm, "padding_side": "up"}, "padding_side='up' must be 'left', 'right' or None"),
+        (
+            {"random_train_truncation": True, "random_min_seq_len": 0},
+            "random_min_seq_len=0 must be at least 1 and less than max_seq_len=64",
+        ),
+        (
+            {"random_valid_truncation": True, "random_min_seq_len": 64},
+            "random_min_seq_len=64 must be at least 1 and less than max_seq_len=64",
+        ),
+        ({"static_masking": True, "random_train_shift": True}, "static_masking=True gives each example the same mask"),
+        ({"static_masking": True, "random_train_truncation": True}, "random_train_truncation change the examples"),
         ({"max_seq_len": 0}, "max_seq_len=0 must be at least 1"),
         ({"mask_prob": 1.5}, r"mask_prob=1.5 must be in \(0, 1\)"),
         ({"padding_side": "top"}, "padding_side='top' must be 'left', 'right' or None"),
@@ -158,6 +171,140 @@ def test_text_preprocessor_has_the_settings(tmp_path):
 def test_bad_arguments(tmp_path, byte_tokenizer_dir, change, message):
     with pytest.raises(ValueError, match=message):
         Words(tmp_path, **{"tokenizer": byte_tokenizer_dir, **change})
+
+
+CAUSAL = {"task": Task.clm, "max_seq_len": 16}  # 17 tokens per chunk; the validation text has 120 = 7 * 17 + 1
+
+
+@pytest.mark.parametrize("padding_side", [None, "left", "right"])
+@pytest.mark.parametrize("max_seq_len", [16, 22])
+def test_causal_batches_hold_the_text(prepared, padding_side, max_seq_len):
+    """Labels are the next tokens; only the first token of a chunk is no label. 120 = 7 * 17 + 1 = 5 * 23 + 5."""
+    data = prepared(task=Task.clm, max_seq_len=max_seq_len, padding_side=padding_side, valid_batch_size=5)
+    chunks, text = [], torch.tensor(data.tokenizer("".join(VALID), add_special_tokens=False)["input_ids"])
+    for labels, input_ids, pad_mask in data.val_dataloader():
+        assert labels.shape == input_ids.shape == pad_mask.shape
+        assert labels.shape[1] == max_seq_len
+        assert (labels[pad_mask] == -100).all()
+        assert (input_ids[pad_mask] == data.tokenizer.pad_token_id).all()
+        for row_labels, row, pads in zip(labels, input_ids, pad_mask, strict=True):
+            assert pads.tolist() == sorted(pads.tolist(), reverse=padding_side != "right")
+            assert torch.equal(row_labels[~pads][:-1], row[~pads][1:])
+            chunks.append(torch.cat([row[~pads], row_labels[~pads][-1:]]))
+    expected = list(text.split(max_seq_len + 1))
+    if max_seq_len == 16:
+        assert len(expected.pop()) == 1  # nothing can be predicted from the last token alone
+    assert [chunk.tolist() for chunk in chunks] == [chunk.tolist() for chunk in expected]
+
+
+def test_causal_batches_are_as_wide_as_a_model_may_need(prepared):
+    """The last chunk of 5 tokens is alone in its batch."""
+    shapes = {"max_seq_len": 22, "valid_batch_size": 5, "task": Task.clm}
+    assert [len(x[0]) for _, x, _ in prepared(**shapes).val_dataloader()] == [22, 22]
+    truncation = {"random_train_truncation": True, "random_min_seq_len": 12}
+    assert [len(x[0]) for _, x, _ in prepared(**shapes, **truncation).val_dataloader()] == [22, 12]
+
+
+def test_random_windows_of_causal_batches(prepared):
+    options = {"random_train_shift": True, "random_train_truncation": True, "random_min_seq_len": 5}
+    data = prepared(**CAUSAL, **options)
+    assert batches(data, 0) == batches(prepared(**CAUSAL, **options), 0)
+    assert batches(data, 0) != batches(data, 1)
+    assert batches(data, 0) != batches(prepared(**CAUSAL, **options, seed=1), 0)
+    others = [prepared(**CAUSAL, **options, seed=1), prepared(**CAUSAL, **options)]
+    windows = [[chunks[i]["input_ids"].tolist() for i in range(5)] for chunks in (d.chunks["train"] for d in others)]
+    assert windows[0] != windows[1] == [data.chunks["train"][i]["input_ids"].tolist() for i in range(5)]
+    text = "".join(TRAIN)
+    for labels, input_ids, pad_mask in data.train_dataloader():
+        assert labels.shape[1] < 16
+        for row_labels, row, pads in zip(labels, input_ids, pad_mask, strict=True):
+            assert 5 <= int((~pads).sum()) < 16
+            tokens = torch.cat([row[~pads], row_labels[~pads][-1:]])
+            assert data.tokenizer.decode(tokens) in text
+    # validation is as it is without the options, but for the width of the short last batch
+    plain = prepared(**CAUSAL)
+    assert [chunk["input_ids"].tolist() for chunk in data.chunks["valid"]] == [
+        chunk["input_ids"].tolist() for chunk in plain.chunks["valid"]
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_each_random_window_has_its_own_switch(prepared, split):
+    for option in ("shift", "truncation"):
+        chunks = prepared(**CAUSAL, **{f"random_{split}_{option}": True, "random_min_seq_len": 5}).chunks
+        expected = dict.fromkeys(chunks, (False, None))
+        expected[split] = (True, None) if option == "shift" else (False, 5)
+        assert {name: (c.shift, c.min_seq_len) for name, c in chunks.items()} == expected
+
+
+def test_random_windows_of_validation_are_always_the_same_and_test_has_none(prepared):
+    options = {"random_valid_shift": True, "random_valid_truncation": True, "random_min_seq_len": 5}
+    data = prepared(**CAUSAL, **options, texts={"train": TRAIN, "valid": VALID, "test": VALID})
+    first, second = ([x.tolist() for batch in data.val_dataloader() for x in batch] for _ in range(2))
+    assert first == second
+    chunks = [chunk["input_ids"] for chunk in data.chunks["valid"]]
+    assert len({len(ids) for ids in chunks}) > 2
+    assert len(chunks) == 6
+    text = [ids for _, input_ids, pads in data.test_dataloader() for ids in input_ids[~pads].tolist()]
+    assert text == [byte + 6 for i in range(7) for byte in "".join(VALID).encode()[17 * i : 17 * i + 16]]
+
+
+def test_random_windows_of_masked_batches(prepared):
+    data = prepared(random_train_shift=True, random_train_truncation=True, random_min_seq_len=20)
+    for labels, input_ids, pad_mask in data.train_dataloader():
+        originals = torch.where(labels == -100, input_ids, labels)
+        for row, pads in zip(originals, pad_mask, strict=True):
+            assert 20 <= int((~pads).sum()) < 64
+            assert data.tokenizer.decode(row[~pads]) in "".join(TRAIN)
+
+
+def test_validation_record(prepared):
+    data = prepared(**CAUSAL)
+    tokens = data.chunks["valid"].tokens
+    assert data.validation_record(2).tolist() == tokens[34:50].tolist()
+    assert data.validation_record(2).dtype == torch.int64
+    random = data.validation_record(-1).tolist()
+    assert random == data.validation_record().tolist() == prepared(**CAUSAL).validation_record().tolist()
+    drawn = set()
+    for step in range(60):
+        data.trainer = SimpleNamespace(global_step=step)
+        drawn.add(int(data.validation_record()[0]))
+    assert drawn == {int(token) for token in tokens[0:119:17]}
+    for index in (7, -2):
+        with pytest.raises(ValueError, match=rf"validation record {index} must be in \[0, 7\), or -1 for a random one"):
+            data.validation_record(index)
+
+
+def test_bytes_per_token(prepared, tmp_path, byte_tokenizer_dir, fast_tokenizer_dir, xlnet_tokenizer_dir):
+    assert Words(tmp_path, tokenizer=byte_tokenizer_dir).bytes_per_token is None
+    assert prepared(**CAUSAL).bytes_per_token == 1.0
+    assert prepared(**CAUSAL, add_special_tokens=True).bytes_per_token == 24 / 26
+    data = prepared(tokenizer=xlnet_tokenizer_dir, texts={"train": TRAIN, "valid": ["été is the ☕ é"]})
+    num_tokens = len(data.tokenizer("été is the ☕ é", add_special_tokens=False)["input_ids"])
+    assert data.bytes_per_token == len("été is the ☕ é".encode()) / num_tokens
+
+
+def test_sentencepiece(prepared, xlnet_tokenizer_dir):
+    """Both tasks; masks are of whole words, and pads of masked batches are on the right, unlike XLNet's."""
+    texts = {"train": [f"the object <mask> of statements {i} is " for i in range(50)], "valid": VALID}
+    data = prepared(tokenizer=xlnet_tokenizer_dir, texts=texts, mask_prob=0.5, max_seq_len=10)
+    assert data.vocab_size == 500
+    special = set(data.tokenizer.all_special_ids)
+    assert not special & set(data.chunks["train"].tokens.tolist())
+    assert data.tokenizer.decode(data.chunks["train"].tokens.tolist()) == " ".join(map(str.strip, texts["train"]))
+    starts = [token.startswith("▁") for token in data.tokenizer.convert_ids_to_tokens(range(500))]
+    for labels, input_ids, pad_mask in data.train_dataloader():
+        originals = torch.where(labels == -100, input_ids, labels)
+        inside = ~torch.tensor(starts)[originals[:, 1:]] & ~pad_mask[:, 1:]
+        assert torch.equal((labels != -100)[:, 1:][inside], (labels != -100)[:, :-1][inside])
+        assert pad_mask.tolist() == pad_mask.sort(dim=1).values.tolist()
+        assert (input_ids[labels == -100] != data.tokenizer.mask_token_id).all()
+        assert (input_ids == data.tokenizer.mask_token_id).any()
+
+    causal = prepared(tokenizer=xlnet_tokenizer_dir, texts=texts, task=Task.clm, max_seq_len=10)
+    assert causal.reads == 0
+    chunks = [torch.cat([x[~p], y[~p][-1:]]) for b in causal.val_dataloader() for y, x, p in zip(*b, strict=True)]
+    assert data.tokenizer.decode(torch.cat(chunks)) == " ".join(VALID)
 
 
 def test_a_tokenizer_without_mask_token_is_an_error_before_preprocessing(tmp_path):

@@ -1,6 +1,9 @@
 """Every token of every document is in exactly one chunk; a corpus folder is complete or absent."""
 
+import json
+import math
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -80,6 +83,151 @@ def test_chunking_conserves_every_token(tmp_path_factory, texts, max_seq_len):
     assert [len(row) for row in words] == [len(row) for row in input_ids]
 
 
+def causal(directory: Path, max_seq_len: int) -> list[list[int]]:
+    """Chunks of `max_seq_len + 1` tokens: the inputs and the last label."""
+    items = TokenChunks(directory, "train", max_seq_len, next_token=True)
+    return [[*items[i]["input_ids"].tolist(), int(items[i]["label_ids"][-1])] for i in range(len(items))]
+
+
+def test_recorded_causal_chunks_and_what_was_lost(tmp_path):
+    write(tmp_path / "c")
+    assert causal(tmp_path / "c", 6) == [
+        [103, 104, 105, 38, 106, 107, 108],
+        [109, 110, 111, 112, 113, 114, 115],
+        [116, 117, 118, 38, 119, 120, 38],
+        [121, 38, 122, 38, 123, 38, 124],
+        [125, 126, 127, 128, 38, 54, 55],
+        [56, 57],  # lost
+    ]
+    write(tmp_path / "special", add_special_tokens=True)
+    assert causal(tmp_path / "special", 6)[:5] == [
+        [4, 103, 104, 105, 38, 106, 107],
+        [108, 5, 4, 109, 110, 5, 4],
+        [111, 112, 113, 114, 115, 116, 117],
+        [118, 38, 119, 5, 4, 120, 38],
+        [121, 38, 122, 38, 123, 38, 124],
+    ]
+
+
+def flat_chunks(directory: Path, tokens: list[int], max_seq_len: int, **options) -> TokenChunks:
+    np.save(directory / "train.tokens.npy", np.array(tokens, np.uint16))
+    np.save(directory / "train.marks.npy", np.ones(len(tokens), np.int8))
+    return TokenChunks(directory, "train", max_seq_len, **options)
+
+
+def test_recorded_causal_items(tmp_path):
+    chunks = flat_chunks(tmp_path, [1, 2, 3, 4, 5, 6, 7, 8], 3, next_token=True)
+    assert len(chunks) == 2
+    assert {name: values.tolist() for name, values in chunks[0].items() if name.endswith("ids")} == {
+        "input_ids": [1, 2, 3],
+        "label_ids": [2, 3, 4],
+    }
+
+
+@given(st.integers(2, 200), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+def test_what_is_a_label_and_how_often(tmp_path_factory, num_tokens, max_seq_len):
+    """Every token is once in a chunk, and once a label unless it is the first of its chunk."""
+    directory = tmp_path_factory.mktemp("corpus")
+    chunks = flat_chunks(directory, list(range(num_tokens)), max_seq_len, next_token=True)
+    items = [chunks[i] for i in range(len(chunks))]
+    assert all((item["label_ids"] == item["input_ids"] + 1).all() for item in items)
+    assert all(len(item["input_ids"]) == max_seq_len for item in items[:-1])
+    assert 1 <= len(items[-1]["input_ids"]) <= max_seq_len
+    chunked = flat(causal(directory, max_seq_len))
+    left_out = num_tokens % (max_seq_len + 1) == 1  # a last chunk of one token, from which nothing can be predicted
+    assert chunked == list(range(num_tokens - left_out))
+    firsts = set(range(0, num_tokens, max_seq_len + 1))
+    assert flat([item["label_ids"].tolist() for item in items]) == [i for i in chunked if i not in firsts]
+
+
+@pytest.mark.parametrize("next_token", [False, True])
+def test_recorded_random_shift(tmp_path, next_token):
+    """The four starts in the record; the recorded items are inputs of 4, from records of 4."""
+    chunks = flat_chunks(tmp_path, [1, 2, 3, 4, 5, 6, 7, 8], 4 - next_token, next_token=next_token, shift=True)
+    assert len(chunks) == 1
+    rows = Counter(tuple(chunks[epoch, 0]["input_ids"].tolist()) for epoch in range(400))
+    assert set(rows) == {(i, i + 1, i + 2, i + 3)[: 4 - next_token] for i in (1, 2, 3, 4)}
+    assert all(abs(count - 100) < 5 * math.sqrt(400 * 0.25 * 0.75) for count in rows.values())
+
+
+def test_recorded_random_truncation(tmp_path):
+    """Lengths 5 to 11 of 12, equally often, as in 2000 recorded runs; always the head of the example."""
+    chunks = flat_chunks(tmp_path, list(range(13)), 12, next_token=True, min_seq_len=5)
+    items = [chunks[epoch, 0] for epoch in range(2000)]
+    for item in items:
+        n = len(item["input_ids"])
+        assert item["input_ids"].tolist() == list(range(n))
+        assert item["label_ids"].tolist() == list(range(1, n + 1))
+    lengths = Counter(len(item["input_ids"]) for item in items)
+    assert set(lengths) == set(range(5, 12))
+    assert all(abs(count - 2000 / 7) < 5 * math.sqrt(2000 / 7 * 6 / 7) for count in lengths.values())
+
+
+@given(
+    num_tokens=st.integers(2, 100),
+    max_seq_len=st.integers(2, 20),
+    next_token=st.booleans(),
+    shift=st.booleans(),
+    min_seq_len=st.none() | st.integers(1, 19),
+    seed=st.integers(0, 2**63),
+    epoch=st.integers(0, 2**40),
+)
+@settings(max_examples=200, deadline=None)
+def test_random_windows(tmp_path_factory, num_tokens, max_seq_len, next_token, shift, min_seq_len, seed, epoch):
+    options = {"next_token": next_token, "shift": shift, "min_seq_len": min_seq_len, "seed": seed}
+    directory = tmp_path_factory.mktemp("corpus")
+    chunks = flat_chunks(directory, list(range(num_tokens)), max_seq_len, **options)
+    plain = TokenChunks(directory, "train", max_seq_len, next_token=next_token)
+    assert len(chunks) == max(1, len(plain) - shift)
+    for index in range(len(chunks)):
+        ids = chunks[epoch, index]["input_ids"]
+        again = TokenChunks(directory, "train", max_seq_len, **options)[epoch, index]["input_ids"]
+        assert ids.tolist() == again.tolist() == list(range(ids[0], ids[0] + len(ids)))  # consecutive, no holes
+        whole = plain[index]["input_ids"]
+        longest = max_seq_len if shift and len(plain) > 1 else len(whole)
+        shifts = ids[0] - whole[0]
+        assert 0 <= shifts <= (max_seq_len + next_token - 1) * shift
+        if min_seq_len is None or longest <= min_seq_len:
+            assert len(ids) == longest
+        else:
+            assert min_seq_len <= len(ids) < longest
+        if next_token:
+            assert chunks[epoch, index]["label_ids"].tolist() == (ids + 1).tolist()
+        else:
+            assert len(chunks[epoch, index]["word_ids"]) == len(ids)
+
+
+def test_windows_depend_on_seed_epoch_and_index(tmp_path):
+    options = {"next_token": True, "shift": True, "min_seq_len": 10}
+    chunks = flat_chunks(tmp_path, list(range(3000)), 99, **options)
+
+    def windows(epoch: int, seed: int = 0) -> list[tuple[int, int]]:
+        items = [TokenChunks(tmp_path, "train", 99, **options, seed=seed)[epoch, i]["input_ids"] for i in range(29)]
+        return [(int(ids[0]) - 100 * i, len(ids)) for i, ids in enumerate(items)]
+
+    assert len(chunks) == 29
+    assert windows(0) == windows(0)
+    assert len({*windows(0), *windows(1), *windows(0, seed=1)}) > 80  # of 87
+    assert chunks[3]["input_ids"].tolist() == chunks[0, 3]["input_ids"].tolist()
+    for one, options in ((0, {"shift": True}), (1, {"min_seq_len": 10})):  # each alone, too
+        alone = TokenChunks(tmp_path, "train", 99, next_token=True, **options)
+        items = [alone[i]["input_ids"] for i in range(len(alone))]
+        assert len({(int(ids[0]) - 100 * i, len(ids))[one] for i, ids in enumerate(items)}) > 15
+        assert len({(int(ids[0]) - 100 * i, len(ids))[1 - one] for i, ids in enumerate(items)}) == 1
+
+
+def test_a_split_without_an_example(tmp_path):
+    assert len(flat_chunks(tmp_path, [1], 4)) == 1
+    with pytest.raises(ValueError, match="split 'train' has 1 tokens: too few"):
+        flat_chunks(tmp_path, [1], 4, next_token=True)
+
+
+def test_bytes_of_the_raw_text(tmp_path):
+    write(tmp_path / "c", ["häßlich ☕", "", None, "abc"], add_special_tokens=True)
+    assert json.loads((tmp_path / "c" / "num_bytes.json").read_text()) == {"train": len("häßlich ☕abc".encode())}
+
+
 def test_items_carry_index_and_epoch(tmp_path):
     write(tmp_path / "c")
     chunks = TokenChunks(tmp_path / "c", "train", 6)
@@ -106,6 +254,11 @@ def test_pickling_carries_no_data(tmp_path):
     pickled = pickle.dumps(chunks)
     assert len(pickled) < 500
     assert pickle.loads(pickled)[499]["input_ids"].tolist() == chunks[499]["input_ids"].tolist()
+    options = {"next_token": True, "shift": True, "min_seq_len": 2, "seed": 3}
+    causal = TokenChunks(tmp_path / "c", "train", 6, **options)
+    again = pickle.loads(pickle.dumps(causal))
+    assert {name: getattr(again, name) for name in options} == options
+    assert again[1, 50]["label_ids"].tolist() == causal[1, 50]["label_ids"].tolist()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -120,7 +273,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, error, monkeypatch):
     monkeypatch.undo()
     write(tmp_path / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"key.json", "train.tokens.npy", "train.marks.npy"}
+    names = {"key.json", "num_bytes.json", "train.tokens.npy", "train.marks.npy"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == names
 
 
 def test_the_faster_of_two_processes_wins(tmp_path):

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import PerceiverTokenizer
 
 from perceiver.data.text.collator import WordMaskingCollator
+from perceiver.data.text.common import Task
 from perceiver.data.text.corpus import TokenChunks
 from perceiver.data.text.loader import EpochSampler, ResumableLoader
 from perceiver.data.text.pydoc import PydocTextDataModule
@@ -62,6 +63,22 @@ def test_ranks_share_an_epoch(chunks):
     keys = [list(EpochSampler(chunks, num_replicas=3, rank=rank)) for rank in range(3)]
     assert [len(part) for part in keys] == [13, 13, 13]
     assert sorted(key for part in keys for key in part) == [(0, i) for i in range(39)]
+
+
+def test_ranks_share_random_windows(chunks):
+    """Each example has the window that it has with one process, on one of the ranks."""
+    causal = TokenChunks(chunks.directory, "train", 12, next_token=True, shift=True, min_seq_len=3)  # 38 chunks
+
+    def rows(num_replicas: int, rank: int) -> list[list[int]]:
+        sampler = EpochSampler(causal, num_replicas=num_replicas, rank=rank)
+        batches = ResumableLoader(causal, batch_size=5, sampler=sampler, collate_fn=list)
+        batches.sampler.set_epoch(4)
+        return [[item["index"], *item["input_ids"].tolist()] for batch in batches for item in batch]
+
+    parts = [rows(2, 0), rows(2, 1)]
+    assert [len(part) for part in parts] == [19, 19]
+    assert sorted(parts[0] + parts[1]) == sorted(rows(1, 0))
+    assert {row[0] for row in parts[0] + parts[1]} == set(range(38))
 
 
 @pytest.mark.parametrize("workers", [{"num_workers": 1}, {"num_workers": 2, "persistent_workers": True}])
@@ -151,15 +168,14 @@ def fit(
     ckpt_path: Path | None = None,
     *,
     save: dict[str, Any] | None = None,
-    num_workers: int = 0,
+    data: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Recorder:
     """Checkpoints of a first run go to `tmp_path / "ckpt"`. Lightning wants the callback in a resumed run, too."""
     tokenizer = tmp_path / "tokenizer"
     PerceiverTokenizer().save_pretrained(tokenizer)
-    data = PydocTextDataModule(
-        str(tmp_path / "cache"), tokenizer=str(tokenizer), max_seq_len=1024, batch_size=104, num_workers=num_workers
-    )
+    arguments = {"max_seq_len": 1024, "batch_size": 104, "num_workers": 0, **(data or {})}
+    datamodule = PydocTextDataModule(str(tmp_path / "cache"), tokenizer=str(tokenizer), **arguments)
     directory = tmp_path / ("ckpt" if ckpt_path is None else f"resumed-{ckpt_path.stem}")
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -170,14 +186,20 @@ def fit(
         **kwargs,
     )
     model = Recorder()
-    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
     return model
 
 
+RANDOM_WINDOWS = {"task": Task.clm, "random_train_shift": True, "random_train_truncation": True}
 AT_VALIDATION = {"every_n_epochs": 1, "save_on_train_epoch_end": False}
 SAVES = {
     "after each batch": {"save": {"every_n_train_steps": 1}},
-    "in short epochs with workers": {"save": {"every_n_train_steps": 1}, "limit_train_batches": 2, "num_workers": 2},
+    "in short epochs with workers": {
+        "save": {"every_n_train_steps": 1},
+        "limit_train_batches": 2,
+        "data": {"num_workers": 2},
+    },
+    "with random windows": {"save": {"every_n_train_steps": 1}, "limit_train_batches": 2, "data": RANDOM_WINDOWS},
     "after validation in the epoch": {"save": AT_VALIDATION, "val_check_interval": 2},
     "after the validation of an epoch": {"save": AT_VALIDATION},
     "at the end of an epoch": {"save": {"every_n_epochs": 1, "save_on_train_epoch_end": True}},

@@ -1,6 +1,7 @@
 """The byte path equals PerceiverTokenizer on any text, and the recorded word structure of the published library."""
 
 import json
+import pickle
 from itertools import groupby
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import ByT5Tokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, ByT5Tokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
 
 from perceiver.data.text.tokenization import (
     INSIDE,
@@ -17,6 +18,7 @@ from perceiver.data.text.tokenization import (
     START,
     check_tokenizer,
     encode,
+    plain_text_tokenizer,
     tokenizer_fingerprint,
     word_ids,
 )
@@ -99,6 +101,64 @@ def test_fast_tokenizer(fast_tokenizer):
     assert encoded.marks.tolist() == [-1, 1, 0, 0, 1, 0, -1, -1, -1, -1, 1, -1]
     assert encoded.offsets.tolist() == [0, 7, 9, 12]
     assert word_ids(encoded.marks).tolist() == [-1, 1, 1, 1, 2, 2, -1, -1, -1, -1, 3, -1]
+
+
+@pytest.fixture
+def xlnet(xlnet_tokenizer_dir):
+    tokenizer = AutoTokenizer.from_pretrained(xlnet_tokenizer_dir)
+    assert (len(tokenizer), tokenizer.is_fast, tokenizer.padding_side) == (500, True, "left")
+    assert tokenizer.convert_ids_to_tokens(range(7)) == ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>"]
+    return tokenizer
+
+
+def pieces(tokenizer, text: str, add_special_tokens: bool = False) -> list[tuple[int, str]]:
+    encoded = encode(plain_text_tokenizer(tokenizer), [text], add_special_tokens)
+    return list(zip(encoded.marks.tolist(), tokenizer.convert_ids_to_tokens(encoded.tokens.tolist()), strict=True))
+
+
+def test_sentencepiece_words_and_special_tokens(xlnet):
+    expected = [(1, "▁The"), (1, "▁statement"), (0, "s"), (0, ","), (1, "▁and"), (1, "▁object"), (0, "s")]
+    assert pieces(xlnet, "The statements,\n  and objects ") == expected
+    assert pieces(xlnet, "the", add_special_tokens=True) == [(1, "▁the"), (-1, "<sep>"), (-1, "<cls>")]
+    assert pieces(xlnet, "") == []
+
+
+@pytest.mark.parametrize("text", ["<mask>", "<unk>", "a<cls>b", "</s> <eop>", "<pad><pad>"])
+def test_sentencepiece_takes_written_special_tokens_for_text(xlnet, text):
+    """transformers alone does not: special tokens are pieces of the vocabulary."""
+    special = set(xlnet.all_special_ids)
+    assert special & set(xlnet(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    tokens = encode(plain_text_tokenizer(xlnet), [text]).tokens.tolist()
+    assert not special & set(tokens)
+    assert xlnet.decode(tokens) == text
+
+
+@given(st.lists(st.text() | st.text(alphabet="the statemn.\n\u2581\ufffe☕"), max_size=4), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_sentencepiece_is_otherwise_the_same(xlnet_tokenizer_dir, texts, add_special_tokens):
+    tokenizer = AutoTokenizer.from_pretrained(xlnet_tokenizer_dir)
+    plain = plain_text_tokenizer(tokenizer)
+    assert len(plain) == len(tokenizer)
+    for one in (plain, pickle.loads(pickle.dumps(plain))):
+        encoded = encode(one, texts, add_special_tokens)
+        expected = encode(tokenizer, texts, add_special_tokens)
+        assert encoded.tokens.tolist() == expected.tokens.tolist()
+        assert encoded.marks.tolist() == expected.marks.tolist()
+        assert encoded.offsets.tolist() == expected.offsets.tolist()
+
+
+def test_sentencepiece_fingerprint_covers_which_tokens_are_special(xlnet, xlnet_tokenizer_dir):
+    """`<eop>` may be plain in the tokenizer's own file."""
+    fewer = AutoTokenizer.from_pretrained(xlnet_tokenizer_dir, extra_special_tokens=["<eod>"])
+    assert set(xlnet.all_special_tokens) - set(fewer.all_special_tokens) == {"<eop>"}
+    assert tokenizer_fingerprint(fewer) != tokenizer_fingerprint(xlnet)
+    again = AutoTokenizer.from_pretrained(xlnet_tokenizer_dir)
+    assert tokenizer_fingerprint(again) == tokenizer_fingerprint(xlnet)
+
+
+def test_other_tokenizers_take_written_special_tokens_for_text_anyway(fast_tokenizer):
+    assert plain_text_tokenizer(BYTES) is BYTES
+    assert plain_text_tokenizer(fast_tokenizer) is fast_tokenizer
 
 
 def test_lone_surrogate_is_a_value_error():
