@@ -32,27 +32,41 @@ class TokenInputAdapter(InputAdapter):
         vocab_size: Number of token ids.
         max_seq_len: Number of positions.
         num_input_channels: Embedding channels C.
+        abs_pos_emb: Whether there is a position embedding.
     """
 
-    def __init__(self, *, vocab_size: int, max_seq_len: int, num_input_channels: int):
+    def __init__(self, *, vocab_size: int, max_seq_len: int, num_input_channels: int, abs_pos_emb: bool = True):
         super().__init__(num_input_channels)
+        self.max_seq_len = max_seq_len
         self.txt_embedding = nn.Embedding(vocab_size, num_input_channels)
-        self.pos_embedding = nn.Embedding(max_seq_len, num_input_channels)
+        if abs_pos_emb:
+            self.pos_embedding = nn.Embedding(max_seq_len, num_input_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Token ids (B, M) -> (B, M, C)
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Embeds tokens.
+
+        Args:
+            x: Token ids (B, M).
+            positions: Positions (B, M) or (1, M), by default 0 to M - 1. Those beyond the last one count as the last.
+
+        Returns:
+            (B, M, C)
 
         Raises:
-            ValueError: if the sequence is longer than `max_seq_len`, or (on CPU) an id is not in the vocabulary.
+            ValueError: if the sequence is longer than `max_seq_len` and has no `positions`, or if (on CPU) an id is not
+                in the vocabulary.
         """
         if x.ndim != 2:
             raise ValueError(f"token ids have shape {tuple(x.shape)}, expected (batch size, sequence length)")
-        if x.shape[1] > self.pos_embedding.num_embeddings:
-            raise ValueError(
-                f"sequence length {x.shape[1]} exceeds max_seq_len={self.pos_embedding.num_embeddings} of the model"
-            )
+        if positions is None and x.shape[1] > self.max_seq_len:
+            raise ValueError(f"sequence length {x.shape[1]} exceeds max_seq_len={self.max_seq_len} of the model")
         check_range("token ids", x, self.txt_embedding.num_embeddings)
-        return self.txt_embedding(x) + self.pos_embedding.weight[: x.shape[1]]
+        embedded = self.txt_embedding(x)
+        if not hasattr(self, "pos_embedding"):
+            return embedded
+        if positions is None:
+            return embedded + self.pos_embedding.weight[: x.shape[1]]
+        return embedded + self.pos_embedding(positions.clamp(max=self.max_seq_len - 1))
 
 
 def check_range(name: str, x: Tensor, size: int) -> None:
@@ -114,9 +128,9 @@ class TokenOutputAdapter(nn.Module):
 class TiedTokenOutputAdapter(nn.Module):
     """Logits from the transposed token embedding of the input adapter, plus a bias."""
 
-    def __init__(self, *, vocab_size: int):
+    def __init__(self, *, vocab_size: int, bias: bool = True):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, O, F), embedding (vocabulary, F) -> (B, O, vocabulary)"""

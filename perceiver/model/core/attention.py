@@ -17,15 +17,20 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
+from perceiver.model.core.cache import KeyValueCache
 from perceiver.model.core.linear import Linear
+from perceiver.model.core.position import RotaryPositionEmbedding
 
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
 _SMALL_SCORES = 2**23
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
     """Scaled dot-product attention by the fastest exact path; long inputs never have their score matrix in memory.
 
     The fused kernel is used wherever there is one. On CPU it takes heads with K = V and no dropout only. There, small
@@ -33,11 +38,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dr
     are fused after padding K or V with zeros; with dropout they are multiplied out in chunks of queries, which the
     backward pass computes again.
 
+    Causal attention is right-aligned: the N queries belong to the last N of the M keys (Perceiver AR, arXiv 2202.07765,
+    figure 2). torch's `is_causal` is left-aligned, which is the same only for N = M.
+
     Args:
         q: Queries (B, H, N, K).
         k: Keys (B, H, M, K).
         v: Values (B, H, M, V).
         mask: Boolean, broadcastable to (B, H, N, M), True where a query may attend. A query without any key gives 0.
+        causal: Whether query i attends to keys 0 to M - N + i only.
         dropout: Probability of dropping an attention probability.
 
     Returns:
@@ -45,6 +54,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dr
     """
     num_qk_channels, num_v_channels = q.shape[-1], v.shape[-1]
     scale = num_qk_channels**-0.5
+    causal = causal and q.shape[2] > 1  # the last position may attend to all
+    if causal and (mask is not None or dropout > 0.0 or num_qk_channels != num_v_channels):
+        mask = causal_mask(q.shape[2], k.shape[2], device=q.device) & (True if mask is None else mask)
+        causal = False
     if q.device.type == "cpu" and not torch.compiler.is_exporting():
         small = q.shape[1] * q.shape[2] * k.shape[2] <= _SMALL_SCORES
         if small and (dropout > 0.0 or num_qk_channels != num_v_channels):
@@ -55,8 +68,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, dr
             q, k = (F.pad(x, (0, num_v_channels - num_qk_channels)) for x in (q, k))
         elif num_qk_channels > num_v_channels:
             v = F.pad(v, (0, num_qk_channels - num_v_channels))
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    if causal and q.shape[2] < k.shape[2]:
+        return _right_aligned_attention(q, k, v)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale)
     return x[..., :num_v_channels]
+
+
+def causal_mask(
+    num_queries: int, num_keys: int, window: int | None = None, *, device: torch.device | None = None
+) -> Tensor:
+    """Boolean (N, M), True where query i, the one of key M - N + i, may attend: to itself and keys before it.
+
+    With a `window`, to at most so many keys, itself included.
+    """
+    distance = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    distance = distance - torch.arange(num_keys, device=device)
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
+def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if q.device.type != "cpu" and not torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(num_queries, num_keys))
+    if torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(num_queries, num_keys, device=q.device))
+    # With the queries in reverse order, whether a query may attend to a key depends on the sum of their indices alone.
+    # So the rows of the mask are windows of one vector, and no mask of N x M numbers is made.
+    allowed = torch.arange(num_queries + num_keys - 1) < num_keys
+    bias = torch.zeros(allowed.shape, dtype=q.dtype).masked_fill(~allowed, -torch.inf)
+    bias = bias.as_strided((num_queries, num_keys), (1, 1))
+    return F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias).flip(2)
 
 
 def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -92,6 +133,7 @@ class MultiHeadAttention(nn.Module):
         num_output_channels: Output channels (default: `num_q_input_channels`).
         qkv_bias: Whether query, key and value projections have a bias.
         out_bias: Whether the output projection has a bias.
+        causal: Whether attention is causal and right-aligned (see `attention`).
         dropout: Dropout of attention probabilities in training.
 
     Raises:
@@ -109,6 +151,7 @@ class MultiHeadAttention(nn.Module):
         num_output_channels: int | None = None,
         qkv_bias: bool = True,
         out_bias: bool = True,
+        causal: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -121,19 +164,30 @@ class MultiHeadAttention(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout={dropout} must be in [0, 1)")
         self.num_heads = num_heads
+        self.causal = causal
         self.dropout = dropout
         self.q_proj = Linear(num_q_input_channels, num_qk_channels, bias=qkv_bias)
         self.k_proj = Linear(num_kv_input_channels, num_qk_channels, bias=qkv_bias)
         self.v_proj = Linear(num_kv_input_channels, num_v_channels, bias=qkv_bias)
         self.o_proj = Linear(num_v_channels, num_output_channels, bias=out_bias)
 
-    def forward(self, x_q: Tensor, x_kv: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_q: Tensor,
+        x_kv: Tensor,
+        pad_mask: Tensor | None = None,
+        rotary: RotaryPositionEmbedding | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """Attends from `x_q` to `x_kv`.
 
         Args:
             x_q: Query input (B, N, D), or (1, N, D) if it is the same for all examples.
             x_kv: Key/value input (B, M, C).
-            pad_mask: Boolean (B, M), True where `x_kv` is padding.
+            pad_mask: Boolean (B, at least M), True where there is padding. Its last M columns are those of `x_kv`, or
+                of the keys in `cache` after it has taken up those of `x_kv`.
+            rotary: Rotates queries and keys, those of its last N and M positions.
+            cache: Takes up the keys and values of `x_kv` and gives those to attend to. Only for causal attention.
 
         Returns:
             (B, N, output channels)
@@ -141,7 +195,17 @@ class MultiHeadAttention(nn.Module):
         q = rearrange(self.q_proj(x_q), "b n (h k) -> b h n k", h=self.num_heads)
         k = rearrange(self.k_proj(x_kv), "b m (h k) -> b h m k", h=self.num_heads)
         v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=self.num_heads)
-        mask = None if pad_mask is None else rearrange(~pad_mask, "b m -> b 1 1 m")
+        if rotary is not None:
+            q, k = rotary.rotate(q), rotary.rotate(k)
+        window = None
+        if cache is not None:
+            k, v = cache.update(k, v)
+            window = cache.window
         q = q.expand(k.shape[0], -1, -1, -1)
-        x = attention(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0)
+        mask = None if pad_mask is None else rearrange(~pad_mask[:, -k.shape[2] :], "b m -> b 1 1 m")
+        if window is not None and q.shape[2] > 1 and k.shape[2] > window:
+            in_window = causal_mask(q.shape[2], k.shape[2], window, device=q.device)
+            mask = in_window if mask is None else mask & in_window
+        dropout = self.dropout if self.training else 0.0
+        x = attention(q, k, v, mask=mask, causal=self.causal, dropout=dropout)
         return self.o_proj(rearrange(x, "b h n v -> b n (h v)"))

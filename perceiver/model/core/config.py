@@ -3,8 +3,8 @@
 A config survives its own JSON, `C(**json.loads(json.dumps(asdict(c)))) == c`, nested configs and tuples included. Field
 names are those of the published checkpoints, so a `config.json` of perceiver-io 0.8 and later is read as it is.
 
-The paper's letters (Perceiver IO, arXiv 2107.14795): M inputs of C channels, N latents of D channels, O outputs, made
-from O queries of F channels, of E channels each.
+The papers' letters (Perceiver IO, arXiv 2107.14795; Perceiver AR, arXiv 2202.07765): M inputs of C channels, N latents
+of D channels, O outputs, made from O queries of F channels, of E channels each.
 """
 
 from __future__ import annotations
@@ -132,3 +132,60 @@ class PerceiverIOConfig(Config):
     num_latent_channels: int
     activation_checkpointing: bool = False
     activation_offloading: bool = False
+
+
+@dataclass
+class PerceiverARConfig(Config):
+    """Perceiver AR: causal cross-attention of the last positions, the latents, to all, then causal self-attention.
+
+    Attributes:
+        num_heads: Attention heads.
+        max_heads_parallel: Without effect, no scores of all heads are ever in memory. Published files have it.
+        num_self_attention_layers: Self-attention layers.
+        num_self_attention_rotary_layers: How many of them, the first ones, have a rotary position embedding; -1: all.
+        self_attention_widening_factor: Hidden channels of the self-attention's MLPs, in multiples of the channels.
+        cross_attention_widening_factor: Hidden channels of the cross-attention's MLP.
+        cross_attention_dropout: Fraction of prefix positions that training drops, others for each example.
+        post_attention_dropout: Dropout of attention probabilities.
+        residual_dropout: Dropout of what attention and MLPs add to their residuals.
+        activation_checkpointing: Whether training recomputes the activations inside each layer in the backward pass.
+        activation_offloading: Whether checkpointed activations wait for the backward pass in CPU memory.
+    """
+
+    num_heads: int = 8
+    max_heads_parallel: int | None = None
+    num_self_attention_layers: int = 8
+    num_self_attention_rotary_layers: int = 1
+    self_attention_widening_factor: int = 4
+    cross_attention_widening_factor: int = 4
+    cross_attention_dropout: float = 0.5
+    post_attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    activation_checkpointing: bool = False
+    activation_offloading: bool = False
+
+
+@dataclass
+class CausalSequenceModelConfig(PerceiverARConfig):
+    """Perceiver AR over tokens.
+
+    Attributes:
+        vocab_size: Number of token ids.
+        max_seq_len: Largest number of positions, prefix and latents together.
+        max_latents: Largest number of latents N.
+        num_channels: Channels of tokens and latents.
+        output_norm: Whether a LayerNorm precedes the output.
+        output_bias: Whether the output has a bias.
+        abs_pos_emb: Whether there is a learned position embedding. With it, rotary position embeddings rotate half of
+            the channels of a head, without it all.
+        init_scale: Standard deviation of initial weights.
+    """
+
+    vocab_size: int = 262
+    max_seq_len: int = 4096
+    max_latents: int = 512
+    num_channels: int = 512
+    output_norm: bool = False
+    output_bias: bool = True
+    abs_pos_emb: bool = True
+    init_scale: float = 0.02

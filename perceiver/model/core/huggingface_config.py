@@ -54,3 +54,18 @@ class PerceiverBackendConfig(PreTrainedConfig):
         if self.model_config is None:
             raise ValueError(f"{type(self).__name__} was made without a backend config")
         return self.backend_config_class.from_dict(self.model_config)
+
+
+class CausalSequenceHuggingFaceConfig(PerceiverBackendConfig):
+    """Base of the configs of Perceiver AR models. Generation looks up what it declares."""
+
+    is_decoder: bool = True
+    vocab_size: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # Always that of the backend: what a file says besides can't differ.
+        self.vocab_size = None if self.model_config is None else self.model_config["vocab_size"]

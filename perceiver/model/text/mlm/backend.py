@@ -19,9 +19,9 @@ from perceiver.model.core.adapter import (
     TokenInputAdapter,
     TokenOutputAdapter,
     TrainableQueryProvider,
-    check_range,
 )
 from perceiver.model.core.config import DecoderConfig, PerceiverIOConfig
+from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverIO
 from perceiver.model.text.common.backend import TextEncoderConfig, text_encoder
 
@@ -165,7 +165,7 @@ class MaskedLanguageModel(PerceiverIO):
                 `forward`.
         """
         positions, labels = labelled_positions(labels, x)
-        return masked_cross_entropy(self(x, pad_mask, output_positions=positions), labels)
+        return token_cross_entropy(self(x, pad_mask, output_positions=positions), labels)
 
 
 def labelled_positions(labels: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,14 +180,3 @@ def labelled_positions(labels: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     num_positions = max(int(labelled.sum(dim=1).max()), 1)
     positions = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :num_positions]
     return positions, labels.gather(1, positions)
-
-
-def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) other than -100, in float32.
-
-    Raises:
-        ValueError: if (on CPU) a label is not in the vocabulary.
-    """
-    check_range("labels", labels.where(labels != -100, 0), logits.shape[-1])
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
-    return loss / (labels != -100).sum().clamp(min=1)

@@ -12,12 +12,12 @@ from transformers.modeling_outputs import MaskedLMOutput
 from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
 from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of, save_converted
+from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
     MaskedLanguageModelConfig,
     TextDecoderConfig,
-    masked_cross_entropy,
 )
 from perceiver.model.text.mlm.huggingface_config import PerceiverMaskedLanguageModelConfig
 
@@ -59,7 +59,7 @@ class PerceiverMaskedLanguageModel(PerceiverBackendModel):
             logits = self.backend_model(input_ids, pad_mask, output_positions)
             if labels is not None:
                 labels = labels if output_positions is None else labels.gather(1, output_positions)
-                loss = masked_cross_entropy(logits, labels)
+                loss = token_cross_entropy(logits, labels)
         output = MaskedLMOutput(loss=loss, logits=logits)
         return output if return_dict is None or return_dict else output.to_tuple()
 

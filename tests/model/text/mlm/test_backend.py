@@ -21,12 +21,12 @@ from torch.export import Dim
 
 from perceiver.model.core import layers
 from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
     MaskedLanguageModelConfig,
     TextDecoderConfig,
     labelled_positions,
-    masked_cross_entropy,
     perceiver_io_language_base,
 )
 from tests.model.helpers import (
@@ -291,7 +291,7 @@ def test_no_labels_no_loss(config: MaskedLanguageModelConfig) -> None:
 
 def test_loss_is_computed_in_float32() -> None:
     logits, labels = torch.randn(2, 3, 37), torch.randint(0, 37, (2, 3))
-    loss = masked_cross_entropy(logits.bfloat16(), labels)
+    loss = token_cross_entropy(logits.bfloat16(), labels)
     assert loss.dtype == torch.float32
     expected = nn.functional.cross_entropy(logits.bfloat16().float().flatten(0, 1), labels.flatten())
     torch.testing.assert_close(loss, expected, **TIGHT)

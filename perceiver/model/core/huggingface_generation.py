@@ -1,0 +1,303 @@
+"""Base of the Hugging Face models over `CausalSequenceModel`: forward pass and generation with transformers' Cache API.
+
+Generation has three modes, which give equal results until there are `max_latents` latents:
+
+cached    (default) Every new token is a new latent. Attention sees the last `max_seq_len` tokens and the last
+          `max_latents` latents, each as it was when it entered. Constant work per token.
+uncached  `use_cache=False`: the last `max_seq_len` tokens are processed again for every token. A token that is not
+          among the last `max_latents` ones becomes prefix.
+reset     `reset_latents=True`: as cached, but when the latents are full, half of them become prefix and the others
+          are computed again. So no latent ever saw more than in training, at constant amortised work per token.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationConfig, GenerationMixin
+from transformers.cache_utils import CacheLayerMixin
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of
+from perceiver.model.core.huggingface_contrastive import contrastive_search
+from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
+
+CacheLayerMixin.register(KeyValueCache)
+
+_MODES = {
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+    GenerationMode.CONTRASTIVE_SEARCH,
+    GenerationMode.ASSISTED_GENERATION,
+}
+
+
+class PerceiverARCache(Cache):
+    """Key/value cache of a Perceiver AR model for transformers.
+
+    Args:
+        layers: What `CausalSequenceModel.new_cache` gives.
+        num_skipped: Number of tokens at the start of the sequence that never enter the cache: those of a prompt longer
+            than the model's window, or those before a reset.
+    """
+
+    layers: list[KeyValueCache]  # type: ignore[assignment]  # registered as transformers' CacheLayerMixin above
+
+    def __init__(self, layers: list[KeyValueCache], num_skipped: int = 0):
+        super().__init__(layers=layers)  # type: ignore[arg-type]
+        self.num_skipped = num_skipped
+
+    @property
+    def num_seen(self) -> int:
+        """Number of tokens that entered, those that left the window since included."""
+        return self.layers[0].num_seen
+
+    @property
+    def num_latents(self) -> int:
+        """Number of latents that entered."""
+        return self.layers[-1].num_seen
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens in the sequence so far, for the layer 0. Number of latents for others."""
+        return self.layers[layer_idx].num_seen + (self.num_skipped if layer_idx == 0 else 0)
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[no-untyped-call]
+        self.num_skipped = 0
+
+
+class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
+    """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes."""
+
+    backend_model: CausalSequenceModel
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        prefix_len: int | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: PerceiverARCache | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Predicts next tokens.
+
+        Args:
+            input_ids: Token ids (B, M + N), or the next N of what is in `past_key_values`.
+            prefix_len: Number M of tokens without latent, which predict nothing. Default: what exceeds `max_latents`.
+                Has no effect on the next tokens of a cache.
+            attention_mask: (B, at least all tokens, cached ones included), 0 where there is padding.
+            past_key_values: Cache that an earlier call returned, which takes up the new tokens.
+            use_cache: Whether to return a cache.
+            labels: Token ids (B, M + N), `input_ids` usually, -100 where nothing is to be predicted. They are shifted
+                inside: the latent of a token is compared with the label of the next one.
+            output_hidden_states: Whether to return what logits are made of.
+            logits_to_keep: Number of last latents to make logits of. 0: of all.
+            return_dict: Whether the result is a `CausalLMOutputWithPast` (default) or a tuple.
+
+        Returns:
+            `loss`, if there are labels. `logits` (B, N, vocabulary). `past_key_values`, if asked for. `hidden_states`,
+            if asked for: one tensor (B, N, channels).
+
+        Raises:
+            ValueError: if prefix or latents are longer than the model allows, or a cache of another class is given.
+        """
+        if past_key_values is None and use_cache:
+            past_key_values = self.new_cache()
+        if past_key_values is not None and not isinstance(past_key_values, PerceiverARCache):
+            raise ValueError(
+                f"past_key_values is a {type(past_key_values).__name__}, it must be a PerceiverARCache: what this "
+                "model returned or its new_cache() gives"
+            )
+        num_cached = 0 if past_key_values is None else past_key_values.num_seen
+        num_tokens = num_cached + input_ids.shape[1]
+        if num_cached:
+            prefix_len = 0
+        elif prefix_len is None:
+            prefix_len = max(input_ids.shape[1] - self.backend_model.max_latents, 0)
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, -num_tokens:]
+        latents = self.backend_model.latents(
+            input_ids,
+            prefix_len,
+            pad_mask_of(attention_mask),
+            None if past_key_values is None else past_key_values.layers,
+        )
+        logits = self.backend_model.logits(latents[:, -logits_to_keep:])
+        loss = None
+        if labels is not None:
+            if attention_mask is not None:
+                labels = labels.masked_fill(attention_mask == 0, -100)
+            loss = token_cross_entropy(logits[:, :-1], labels[:, labels.shape[1] - logits.shape[1] + 1 :])
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=(latents,) if output_hidden_states else None,
+        )
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def new_cache(self, max_length: int | None = None) -> PerceiverARCache:
+        """An empty cache. `max_length`: number of tokens that it will have to take up, if that is known."""
+        return PerceiverARCache(self.backend_model.new_cache(max_length))
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.backend_model.txt_embedding
+
+    def generate(  # type: ignore[override]  # the arguments of transformers' are among `kwargs`
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        num_latents: int | None = None,
+        prefix_len: int | None = None,
+        reset_latents: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Continues prompts. See the modes at the top of this module.
+
+        Args:
+            inputs: Prompts (B, n), padded on the left if they differ in length. Also accepted as `input_ids`. A prompt
+                longer than `max_seq_len` is continued as its last `max_seq_len` tokens would be.
+            generation_config: As in transformers.
+            num_latents: Number of last prompt tokens that start as latents, 1 to `max_latents`. Default: 1, or as many
+                as are needed for the others to fit into the prefix, `max_seq_len - max_latents` tokens.
+            prefix_len: Number of prompt tokens that don't start as latents, instead of `num_latents`. Not checked: this
+                is how transformers hands it on to an assistant model.
+            reset_latents: Whether latents are reset when they are full.
+            kwargs: Arguments of transformers' `generate`.
+
+        Returns:
+            What transformers' `generate` returns.
+
+        Raises:
+            ValueError: if an argument is out of range, or asks for what this model can't do.
+        """
+        prompt = kwargs.get("input_ids") if inputs is None else inputs
+        if prompt is None or prompt.ndim != 2 or prompt.shape[1] == 0:
+            raise ValueError("the prompt is empty, it must have at least one token and the shape (B, n)")
+        config, _ = self._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        mode = config.get_generation_mode(kwargs.get("assistant_model"))
+        self._check_generation(config, mode, reset_latents, kwargs)
+        self._check_padding(prompt, kwargs.get("attention_mask"), config)
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.num_seen:
+            if num_latents is not None:
+                raise ValueError(f"num_latents={num_latents} has no effect with a filled cache: all tokens are latents")
+        elif prefix_len is None:
+            max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
+            prefix_len = prompt_prefix_len(
+                prompt.shape[1], num_latents, max_seq_len=max_seq_len, max_latents=max_latents
+            )
+        elif num_latents is not None:
+            raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
+        if mode == GenerationMode.CONTRASTIVE_SEARCH and "custom_generate" not in kwargs:
+            kwargs["custom_generate"] = partial(contrastive_search, streamer=kwargs.get("streamer"))
+        return super().generate(  # type: ignore[misc]
+            inputs, generation_config, prefix_len=prefix_len, reset_latents=reset_latents or None, **kwargs
+        )
+
+    def _check_generation(
+        self, config: GenerationConfig, mode: GenerationMode, reset_latents: bool, kwargs: dict[str, Any]
+    ) -> None:
+        if mode not in _MODES:
+            raise ValueError(f"{mode.value} is not supported, only {', '.join(sorted(mode.value for mode in _MODES))}")
+        if config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                f"cache_implementation={config.cache_implementation!r} is not supported: this model has its own cache"
+            )
+        if config.prefill_chunk_size is not None:
+            raise ValueError(
+                f"prefill_chunk_size={config.prefill_chunk_size} is not supported: the prefix needs no chunks"
+            )
+        cache = kwargs.get("past_key_values")
+        if cache is not None and not isinstance(cache, PerceiverARCache):
+            raise ValueError(f"past_key_values is a {type(cache).__name__}, it must be a PerceiverARCache")
+        if mode == GenerationMode.CONTRASTIVE_SEARCH and not config.use_cache:
+            raise ValueError("contrastive search needs use_cache=True")
+        if reset_latents and not config.use_cache:
+            raise ValueError("reset_latents=True needs use_cache=True: without cache there is nothing to reset")
+        if reset_latents and mode in (GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION):
+            raise ValueError(f"reset_latents=True is not supported by {mode.value}")
+
+    @staticmethod
+    def _check_padding(prompt: Tensor, attention_mask: Tensor | None, config: GenerationConfig) -> None:
+        if attention_mask is None:
+            # transformers takes these tokens for padding.
+            eos_token_id = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+            if config.pad_token_id is None or config.pad_token_id in eos_token_id:
+                return
+            attention_mask = prompt != config.pad_token_id
+        if attention_mask.ndim != 2:
+            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected (B, n)")
+        if not attention_mask.any(dim=1).all():
+            raise ValueError("a prompt is empty, every one must have at least one token besides padding")
+        if not attention_mask[:, -1].all():
+            raise ValueError("prompts are padded on the right, they must be padded on the left: padding_side='left'")
+
+    def _prepare_cache_for_generation(  # type: ignore[override]  # transformers' returns nothing, too
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache:
+            model_kwargs["past_key_values"] = self.new_cache(max_cache_length)
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and not cache.num_seen:
+            cache.num_skipped = self._num_skipped(model_kwargs["prefix_len"])
+
+    def _num_skipped(self, prefix_len: int) -> int:
+        # Of a longer prompt the model sees the last `max_seq_len` tokens only.
+        return max(prefix_len - (self.backend_model.max_seq_len - self.backend_model.max_latents), 0)
+
+    def prepare_inputs_for_generation(  # type: ignore[override]  # names what it takes
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: PerceiverARCache | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        prefix_len: int | None = None,
+        reset_latents: bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of the next forward pass. `prefix_len` counts tokens of the whole sequence."""
+        max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
+        num_tokens = input_ids.shape[1]
+        if past_key_values is None:  # uncached: the whole window again
+            assert prefix_len is not None
+            num_new = min(num_tokens, max_seq_len)
+            prefix_len = max(prefix_len - (num_tokens - num_new), num_new - max_latents, 0)
+        else:
+            if reset_latents and past_key_values.num_latents >= max_latents:
+                prefix_len = num_tokens - max(max_latents // 2, 1)
+                past_key_values.reset()
+                past_key_values.num_skipped = self._num_skipped(prefix_len)
+            if past_key_values.num_seen:
+                num_new = num_tokens if next_sequence_length is None else next_sequence_length
+                prefix_len = 0
+            else:
+                assert prefix_len is not None
+                num_new = num_tokens - past_key_values.num_skipped
+                prefix_len -= past_key_values.num_skipped
+        return {
+            "input_ids": input_ids[:, -num_new:].to(self.device),
+            "prefix_len": prefix_len,
+            "past_key_values": past_key_values,
+            "attention_mask": attention_mask,
+            **kwargs,
+        }

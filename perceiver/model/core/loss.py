@@ -1,0 +1,18 @@
+"""Loss over tokens, of masked language models (arXiv 2107.14795) and causal sequence models (arXiv 2202.07765)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from perceiver.model.core.adapter import check_range
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) other than -100, in float32. 0 without labels.
+
+    Raises:
+        ValueError: if (on CPU) a label is not in the vocabulary.
+    """
+    check_range("labels", labels.where(labels != -100, 0), logits.shape[-1])
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+    return loss / (labels != -100).sum().clamp(min=1)

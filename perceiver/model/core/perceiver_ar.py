@@ -1,0 +1,310 @@
+"""Perceiver AR: autoregressive modelling of long sequences (arXiv 2202.07765, section 3 and figure 2).
+
+    tokens (B, M + N) --causal cross-attention of the last N--> latents (B, N, D) --causal self-attention--> (B, N, D)
+
+The first M tokens are the prefix: they are attended to, but have no latent and predict nothing. All costs are linear in
+M. Padding may stand anywhere and changes nothing: an example of a padded batch gives what it gives alone.
+
+With a key/value cache, tokens come in one after the other: the first call brings the prefix and the first latents,
+every further token is a new latent. Attention then sees windows: the last `max_seq_len` tokens in the cross-attention,
+the last `max_latents` latents in the self-attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenInputAdapter
+from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
+from perceiver.model.core.layers import (
+    MLP,
+    AttentionLayer,
+    PrefixCrossAttention,
+    SelfAttention,
+    SelfAttentionBlock,
+)
+from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.perceiver_io import init_parameters
+from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
+
+
+class PerceiverAR(nn.Module):
+    """Causal cross-attention layer and causal self-attention layers.
+
+    Args:
+        input_adapter: Turns tokens (B, M) and their positions (B, M) into (B, M, D).
+        config: Attention layers.
+        max_seq_len: Window of the cross-attention: largest number of positions, prefix and latents together.
+        max_latents: Window of the self-attention: largest number of latents.
+        num_rotary_channels: Channels per head that the rotary position embedding rotates.
+
+    Raises:
+        ValueError: if a size is out of range or heads don't divide channels.
+    """
+
+    def __init__(
+        self,
+        input_adapter: TokenInputAdapter,
+        config: PerceiverARConfig,
+        *,
+        max_seq_len: int,
+        max_latents: int,
+        num_rotary_channels: int,
+    ):
+        super().__init__()
+        num_layers, num_rotary_layers = config.num_self_attention_layers, config.num_self_attention_rotary_layers
+        num_channels = input_adapter.num_input_channels
+        if not 1 <= max_latents <= max_seq_len:
+            raise ValueError(f"max_latents={max_latents} must be in [1, max_seq_len={max_seq_len}]")
+        if num_layers < 1 or not -1 <= num_rotary_layers <= num_layers:
+            raise ValueError(
+                f"num_self_attention_layers={num_layers} must be at least 1, and "
+                f"num_self_attention_rotary_layers={num_rotary_layers} at most that, or -1 for all"
+            )
+        if not 0.0 <= config.cross_attention_dropout < 1.0:
+            raise ValueError(f"cross_attention_dropout={config.cross_attention_dropout} must be in [0, 1)")
+        num_head_channels, num_needed = num_channels // config.num_heads, 2 * math.ceil(num_rotary_channels / 2)
+        if num_needed > num_head_channels:
+            raise ValueError(
+                f"num_channels={num_channels} with num_heads={config.num_heads} leave {num_head_channels} channels per "
+                f"head, the rotary position embedding needs {num_needed}"
+            )
+
+        def layer(attention: PrefixCrossAttention | SelfAttention, widening_factor: int) -> AttentionLayer:
+            return AttentionLayer(
+                attention,
+                MLP(num_channels, widening_factor, bias=False),
+                residual_dropout=config.residual_dropout,
+                activation_checkpointing=config.activation_checkpointing,
+                activation_offloading=config.activation_offloading,
+            )
+
+        def cross_attention() -> PrefixCrossAttention:
+            return PrefixCrossAttention(num_channels=num_channels, **attention)
+
+        def self_attention() -> SelfAttention:
+            return SelfAttention(num_channels=num_channels, causal=True, out_bias=False, **attention)
+
+        attention = {"num_heads": config.num_heads, "qkv_bias": False, "dropout": config.post_attention_dropout}
+        self.max_seq_len = max_seq_len
+        self.max_latents = max_latents
+        self.num_rotary_layers = num_layers if num_rotary_layers == -1 else num_rotary_layers
+        self.cross_attention_dropout = config.cross_attention_dropout
+        self.input_adapter = input_adapter
+        self.frequencies = FrequencyPositionEncoding(num_rotary_channels)
+        self.cross_attention = layer(cross_attention(), config.cross_attention_widening_factor)
+        self.self_attention = SelfAttentionBlock(
+            *(layer(self_attention(), config.self_attention_widening_factor) for _ in range(num_layers))
+        )
+
+    def new_cache(self, max_length: int | None = None) -> list[KeyValueCache]:
+        """An empty cache per attention layer, for `forward`.
+
+        Args:
+            max_length: Number of tokens that will be cached in all, if that is known.
+        """
+        windows = [self.max_seq_len] + [self.max_latents] * len(self.self_attention)
+        return [KeyValueCache(window, max_length) for window in windows]
+
+    def forward(
+        self,
+        x: Tensor,
+        prefix_len: int,
+        pad_mask: Tensor | None = None,
+        cache: Sequence[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """Processes a sequence, or its next tokens.
+
+        Args:
+            x: Tokens (B, M + N), or the next N tokens of what is in `cache`.
+            prefix_len: Number M of prefix tokens. 0 if there are tokens in `cache`.
+            pad_mask: Boolean (B, all tokens, cached ones included), True where there is padding.
+            cache: What `new_cache` gave. It takes up the new tokens, of which there may be more than fit into the
+                windows. With a cache no prefix position is dropped, also in training.
+
+        Returns:
+            Latents (B, N, D)
+
+        Raises:
+            ValueError: if prefix or latents are longer than the model allows, or `pad_mask` doesn't fit.
+        """
+        num_cached = 0 if cache is None else cache[0].num_seen
+        self._check(x, prefix_len, pad_mask, num_cached, windowed=cache is not None)
+        if pad_mask is not None and pad_mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            pad_mask = pad_mask if pad_mask.any() else None  # without padding there are faster kernels
+        pos = positions(x.shape[1], pad_mask, start=num_cached, device=x.device)  # B M+N
+        num_dropped = int(prefix_len * self.cross_attention_dropout) if self.training and cache is None else 0
+        if num_dropped:
+            x, pos, pad_mask = drop_prefix(x, pos, pad_mask, prefix_len, num_dropped)
+            prefix_len -= num_dropped
+
+        rotary = RotaryPositionEmbedding.from_angles(self.frequencies(pos))
+        x = self.input_adapter(x, pos)  # B M+N D
+        x_prefix, x = x[:, :prefix_len], x[:, prefix_len:]
+        x = self.cross_attention(x, x_prefix, pad_mask, rotary, None if cache is None else cache[0])  # B N D
+        rotary = rotary.last(x.shape[1])
+        for i, layer in enumerate(self.self_attention):
+            layer_rotary = rotary if i < self.num_rotary_layers else None
+            x = layer(x, pad_mask, layer_rotary, None if cache is None else cache[i + 1])
+        return x
+
+    def _check(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, num_cached: int, windowed: bool) -> None:
+        if x.ndim != 2:
+            raise ValueError(f"tokens have shape {tuple(x.shape)}, expected (batch size, sequence length)")
+        max_prefix_len = 0 if num_cached else min(self.max_seq_len - self.max_latents, x.shape[1] - 1)
+        if not 0 <= prefix_len <= max_prefix_len:
+            raise ValueError(
+                f"prefix_len={prefix_len} must be in [0, {max_prefix_len}] for {x.shape[1]} tokens after {num_cached} "
+                f"cached ones, max_seq_len={self.max_seq_len} and max_latents={self.max_latents}"
+            )
+        if not windowed and x.shape[1] - prefix_len > self.max_latents:
+            raise ValueError(
+                f"{x.shape[1]} tokens with prefix_len={prefix_len} make {x.shape[1] - prefix_len} latents, "
+                f"max_latents={self.max_latents}"
+            )
+        shape = (x.shape[0], num_cached + x.shape[1])
+        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != shape):
+            raise ValueError(f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {shape}")
+
+
+def drop_prefix(
+    x: Tensor, pos: Tensor, pad_mask: Tensor | None, prefix_len: int, num_dropped: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Drops random prefix positions, others for each example (arXiv 2202.07765, section 3.3: cross-attend dropout).
+
+    Args:
+        x: Tokens (B, M + N).
+        pos: Their positions (B or 1, M + N).
+        pad_mask: Boolean (B, M + N), or None.
+        prefix_len: Number M of prefix tokens.
+        num_dropped: Number of positions to drop.
+
+    Returns:
+        The three without the dropped positions, in the same order.
+    """
+    batch_size, seq_len = x.shape
+    kept = torch.rand(batch_size, prefix_len, device=x.device).topk(prefix_len - num_dropped, dim=1).indices
+    latents = torch.arange(prefix_len, seq_len, device=x.device).expand(batch_size, -1)
+    kept = torch.cat([kept.sort(dim=1).values, latents], dim=1)
+    pad_mask = None if pad_mask is None else pad_mask.gather(1, kept)
+    return x.gather(1, kept), pos.expand(batch_size, -1).gather(1, kept), pad_mask
+
+
+class CausalSequenceModel(PerceiverAR):
+    """Perceiver AR over tokens: every latent predicts the token after its own.
+
+    Logits come from the transposed token embedding. Text and symbolic audio use this model.
+
+    Raises:
+        ValueError: if sizes in `config` are out of range or heads don't divide channels.
+    """
+
+    def __init__(self, config: CausalSequenceModelConfig):
+        input_adapter = TokenInputAdapter(
+            vocab_size=config.vocab_size,
+            max_seq_len=config.max_seq_len,
+            num_input_channels=config.num_channels,
+            abs_pos_emb=config.abs_pos_emb,
+        )
+        num_head_channels = config.num_channels // config.num_heads
+        super().__init__(
+            input_adapter,
+            config,
+            max_seq_len=config.max_seq_len,
+            max_latents=config.max_latents,
+            num_rotary_channels=num_head_channels // 2 if config.abs_pos_emb else num_head_channels,
+        )
+        self.config = config
+        self.out_norm = nn.LayerNorm(config.num_channels) if config.output_norm else nn.Identity()
+        self.output_adapter = TiedTokenOutputAdapter(vocab_size=config.vocab_size, bias=config.output_bias)
+        self.init_parameters()
+
+    @property
+    def txt_embedding(self) -> nn.Embedding:
+        return self.input_adapter.txt_embedding
+
+    def init_parameters(self) -> None:
+        init_parameters(self, self.config.init_scale)
+
+    def forward(
+        self,
+        x: Tensor,
+        prefix_len: int,
+        pad_mask: Tensor | None = None,
+        cache: Sequence[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """Predicts the token after each latent's. Arguments and errors as in `PerceiverAR`.
+
+        Returns:
+            Logits (B, N, vocabulary)
+        """
+        return self.logits(self.latents(x, prefix_len, pad_mask, cache))
+
+    def latents(
+        self,
+        x: Tensor,
+        prefix_len: int,
+        pad_mask: Tensor | None = None,
+        cache: Sequence[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """What logits are made of: latents (B, N, D) after the output norm. Arguments as in `forward`."""
+        return self.out_norm(super().forward(x, prefix_len, pad_mask, cache))
+
+    def logits(self, latents: Tensor) -> Tensor:
+        """Result of `latents` (B, N, D) -> logits (B, N, vocabulary)"""
+        return self.output_adapter(latents, self.txt_embedding.weight)
+
+    def loss(self, labels: Tensor, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy over the labels of the last `max_latents` positions. All others are prefix.
+
+        Args:
+            labels: The token after each of `x` (B, M), -100 where nothing is to be predicted.
+            x: Tokens (B, M).
+            pad_mask: Boolean (B, M), True where `x` is padding, which predicts nothing.
+
+        Returns:
+            Scalar. 0 if there are no labels.
+
+        Raises:
+            ValueError: if the sequence is shorter than `max_latents` or shapes differ, and as `forward`.
+        """
+        if x.shape[1] < self.max_latents:
+            raise ValueError(f"sequence length {x.shape[1]} is less than max_latents={self.max_latents}")
+        if labels.shape != x.shape:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
+        labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
+        prefix_len = x.shape[1] - self.max_latents
+        return token_cross_entropy(self(x, prefix_len, pad_mask), labels[:, prefix_len:])
+
+
+def prompt_prefix_len(prompt_len: int, num_latents: int | None, *, max_seq_len: int, max_latents: int) -> int:
+    """Number of prompt tokens that don't start as latents.
+
+    A prompt longer than `max_seq_len` is treated like its last `max_seq_len` tokens: no model sees the others.
+
+    Args:
+        prompt_len: Number of tokens in the prompt.
+        num_latents: Number of its last tokens that start as latents, all of a shorter prompt. Default: 1, or as many as
+            are needed for the others to fit into the prefix.
+        max_seq_len: Largest number of positions.
+        max_latents: Largest number of latents.
+
+    Raises:
+        ValueError: if the prompt is empty or `num_latents` is out of range.
+    """
+    if prompt_len < 1:
+        raise ValueError("the prompt is empty, it must have at least one token")
+    num_seen = min(prompt_len, max_seq_len)
+    lowest = max(num_seen - (max_seq_len - max_latents), 1)
+    num_latents = lowest if num_latents is None else num_latents
+    if not lowest <= num_latents <= max_latents:
+        raise ValueError(
+            f"num_latents={num_latents} must be in [{lowest}, {max_latents}] for a prompt of {prompt_len} tokens, "
+            f"max_seq_len={max_seq_len} and max_latents={max_latents}"
+        )
+    return prompt_len - min(num_latents, prompt_len)

@@ -1,0 +1,45 @@
+"""Perceiver AR causal language model (arXiv 2202.07765): `CausalSequenceModel` over text tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perceiver.model.core.config import CausalSequenceModelConfig
+from perceiver.model.core.perceiver_ar import CausalSequenceModel
+
+
+@dataclass
+class CausalLanguageModelConfig(CausalSequenceModelConfig):
+    """Causal language model."""
+
+
+class CausalLanguageModel(CausalSequenceModel):
+    """Causal language model.
+
+    Args:
+        config: A `CausalLanguageModelConfig`.
+    """
+
+
+def perceiver_ar_byte_base() -> CausalLanguageModelConfig:
+    """Model over UTF-8 bytes, context 4,096, 512 latents, 30,693,638 parameters.
+
+    It is the geometry of the published model `krasserm/perceiver-ar-clm-base`.
+    """
+    return CausalLanguageModelConfig(vocab_size=262, max_seq_len=4096, max_latents=512, num_channels=512)
+
+
+def perceiver_ar_xlnet_base() -> CausalLanguageModelConfig:
+    """Model over 32,000 SentencePiece tokens, context 1,024, 512 latents, 455 million parameters.
+
+    It is the geometry of the published model `krasserm/perceiver-ar-clm-medium`, with the tokenizer of
+    `xlnet-base-cased`.
+    """
+    return CausalLanguageModelConfig(
+        vocab_size=32000,
+        max_seq_len=1024,
+        max_latents=512,
+        num_channels=1280,
+        num_heads=10,
+        num_self_attention_layers=20,
+    )
