@@ -8,6 +8,7 @@
 Values come, the later the stronger, from signatures, the script's own defaults, trainer.yaml, config files and flags.
 """
 
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ import torch
 from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, instantiate_class
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
 
@@ -67,6 +67,7 @@ class CLI(LightningCLI):
                 seed_everything_default=0,
                 # version_<N> is new for each run; where there is none (no logger), the last run's config is what counts
                 save_config_kwargs={"overwrite": True},
+                auto_configure_optimizers=False,
                 # flags are contracts: an abbreviation would break when another flag is added
                 parser_kwargs={"allow_abbrev": False, **(dict.fromkeys(self.subcommands(), kwargs) if run else kwargs)},
                 args=args,
@@ -98,6 +99,14 @@ class CLI(LightningCLI):
         if config.optimizer is None:
             config.optimizer = dict_to_namespace(DEFAULT_OPTIMIZER)
 
+    def after_instantiate_classes(self) -> None:
+        """Tells the model how to make its optimizer at the start of the training.
+
+        Lightning would make it now, from parameters that a sharded model (FSDP2) no longer has when it is trained.
+        """
+        optimizer, lr_scheduler = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
+        self.model.configure_optimizers = partial(configure_optimizers, self.model, optimizer, lr_scheduler)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer; without a logger also without the default callback that can't be without one."""
         trainer = self._get(self.config_init, "trainer")
@@ -111,17 +120,21 @@ class CLI(LightningCLI):
         if isinstance(callback, ModelCheckpoint) and callback.save_top_k != 0 and callback.dirpath is not None:
             self.trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt", weights_only=False)
 
-    @staticmethod
-    def configure_optimizers(
-        lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: LRScheduler | None = None
-    ) -> Any:
-        """Steps the schedule once per optimizer step and tells a cosine how long the training is."""
-        if isinstance(lr_scheduler, CosineWithWarmupLR) and lr_scheduler.training_steps == 0:
-            steps = lightning_module.trainer.estimated_stepping_batches
-            if not lr_scheduler.warmup_steps < steps < float("inf"):
-                raise ValueError(
-                    f"a training of {steps} steps with lr_scheduler.warmup_steps={lr_scheduler.warmup_steps} gives the "
-                    "cosine no length: set trainer.max_steps, trainer.max_epochs or lr_scheduler.training_steps"
-                )
-            lr_scheduler.training_steps = int(steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
+
+def configure_optimizers(
+    lightning_module: LightningModule, optimizer_init: dict[str, Any], lr_scheduler_init: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Makes optimizer and schedule, which is stepped once per optimizer step; a cosine gets the training's length."""
+    optimizer = instantiate_class(lightning_module.parameters(), optimizer_init)
+    if lr_scheduler_init is None:
+        return {"optimizer": optimizer}
+    lr_scheduler = instantiate_class(optimizer, lr_scheduler_init)
+    if isinstance(lr_scheduler, CosineWithWarmupLR) and lr_scheduler.training_steps == 0:
+        steps = lightning_module.trainer.estimated_stepping_batches
+        if not lr_scheduler.warmup_steps < steps < float("inf"):
+            raise ValueError(
+                f"a training of {steps} steps with lr_scheduler.warmup_steps={lr_scheduler.warmup_steps} gives the "
+                "cosine no length: set trainer.max_steps, trainer.max_epochs or lr_scheduler.training_steps"
+            )
+        lr_scheduler.training_steps = int(steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}

@@ -1,13 +1,14 @@
 """Reading checkpoints: the one place where parameters come from files.
 
-`read_checkpoint` takes a Lightning `.ckpt` (perceiver-io 0.8 to 0.11 and ours; path or URL), a folder in the Hugging
-Face format, or a hub id, and returns hyper-parameters and backend parameters. It never builds a model and never runs
-code that a file brings along: pickles are read with `weights_only=True`, and the configuration classes inside published
-files become plain dictionaries.
+`read_checkpoint` takes a Lightning `.ckpt` (perceiver-io 0.8 to 0.11 and ours; path or URL, or the folder of a sharded
+one), a folder in the Hugging Face format, or a hub id, and returns hyper-parameters and backend parameters. It never
+builds a model and never runs code that a file brings along: pickles are read with `weights_only=True`, the
+configuration classes inside published files become plain dictionaries, and the index of a sharded checkpoint stand-ins.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import tempfile
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -69,7 +70,8 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
-        source: Path or URL of a Lightning checkpoint, folder in the Hugging Face format, or hub id.
+        source: Path or URL of a Lightning checkpoint (a folder if it is sharded), folder in the Hugging Face format, or
+            hub id.
         part: Prefix of backend parameter names, `"0."` for the encoder of a Perceiver IO, say. Only these parameters
             are returned, without the prefix.
 
@@ -91,6 +93,8 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
             checkpoint = _read_lightning(path, text)
     elif (path := Path(source)).is_file():
         checkpoint = _read_lightning(path, text)
+    elif (path / ".metadata").is_file():
+        checkpoint = _read_sharded(path)
     elif path.is_dir():
         checkpoint = _read_folder(path)
     elif path.suffix == ".ckpt" or path.is_absolute() or text.startswith(".") or text.count("/") > 1:
@@ -137,13 +141,65 @@ def _first(names: list[str], n: int = 3) -> str:
 
 
 def _read_lightning(path: Path, source: str) -> Checkpoint:
-    content = _unpickle(path, source)
+    return _lightning_checkpoint(_unpickle(path, source), source)
+
+
+def _lightning_checkpoint(content: Any, source: str) -> Checkpoint:
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
         raise ValueError(f"{source} is not a Lightning checkpoint: it has no state_dict and hyper_parameters")
     return Checkpoint(
         hyper_parameters={name: _plain(value) for name, value in content["hyper_parameters"].items()},
         state_dict=_strip_prefix(content["state_dict"], "model.", source),
     )
+
+
+class _Shard:
+    """Stands in for whatever the index of a sharded checkpoint is made of. It keeps its state and does nothing."""
+
+    def __init__(self, *args: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Reads the index of a sharded checkpoint: plain values, dtypes, sizes and stand-ins. It runs no code of a file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):
+            return dtype
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        if module.startswith("torch.distributed.checkpoint.") or name in ("_get_layout", "PosixPath", "WindowsPath"):
+            return _Shard
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no index does")
+
+
+def _read_sharded(folder: Path) -> Checkpoint:
+    """Reads what Lightning's `ModelParallelStrategy` saves by default: parts of tensors, an index, and `meta.pt`."""
+    source, content = str(folder), _unpickle(folder / "meta.pt", str(folder))
+    try:
+        with (folder / ".metadata").open("rb") as file:
+            index = _IndexUnpickler(file).load()
+        entries = {name: e for name, e in index.state_dict_metadata.items() if name.startswith("state_dict.")}
+        tensors = {name: torch.empty(entry.size, dtype=entry.properties.state[0]) for name, entry in entries.items()}
+        missing = {name: tensor.numel() for name, tensor in tensors.items()}
+        for key, part in index.storage_data.items():
+            if key.fqn in tensors:
+                with (folder / part.relative_path).open("rb") as file:
+                    file.seek(part.offset)
+                    value = _unpickle(io.BytesIO(file.read(part.length)), source)
+                place = tuple(slice(start, start + size) for start, size in zip(key.offset, value.shape, strict=True))
+                tensors[key.fqn][place] = value
+                missing[key.fqn] -= value.numel()
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{source} can't be read, it may be damaged: {error}") from error
+    if incomplete := [name for name, size in missing.items() if size]:
+        raise ValueError(f"{source} is incomplete: parts are missing of {_first(incomplete)}")
+    if isinstance(content, dict):
+        content["state_dict"] = {name.removeprefix("state_dict."): tensor for name, tensor in tensors.items()}
+    return _lightning_checkpoint(content, source)
 
 
 def _plain(value: Any) -> Any:
@@ -205,12 +261,13 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
 
 
-def _unpickle(file: Path, source: str) -> Any:
+def _unpickle(file: Path | BinaryIO, source: str) -> Any:
     """Reads a pickle of plain values, tensors and the configurations of published checkpoints, and nothing else."""
     try:
         with torch.serialization.safe_globals([(target, name) for name, target in _PICKLED_CLASSES.items()]):
             # memory mapping leaves optimizer states on disk; files older than the zip format can't be mapped
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            mmap = isinstance(file, Path) and zipfile.is_zipfile(file)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error)).strip()

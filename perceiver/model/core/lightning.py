@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
 from perceiver.model.core.config import Config
+from perceiver.model.core.layers import AttentionLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,9 +101,30 @@ class LitModel(pl.LightningModule):
         """What the loss of a batch is a mean over: its weight in the loss of a data set. None: its examples."""
         return None
 
+    def configure_model(self) -> None:
+        """Under `ModelParallelStrategy`, shards the model (FSDP2): each attention layer, and what remains.
+
+        Raises:
+            ValueError: if the strategy is to run anything else than data-parallel processes.
+        """
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or isinstance(self.model, FSDPModule):
+            return
+        mesh = self.device_mesh
+        assert mesh is not None
+        if mesh["tensor_parallel"].size() > 1:
+            raise ValueError(
+                f"the model has no tensor parallelism: set tensor_parallel_size=1 and data_parallel_size={mesh.size()} "
+                f"in ModelParallelStrategy, not {mesh['tensor_parallel'].size()} and {mesh['data_parallel'].size()}"
+            )
+        for layer in [module for module in self.model.modules() if isinstance(module, AttentionLayer)]:
+            fully_shard(layer, mesh=mesh["data_parallel"])
+        fully_shard(self.model, mesh=mesh["data_parallel"])
+        # Logits are a view; torch warns of changing them in place, which nothing does.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
+
     def on_fit_start(self) -> None:
         if self.dropout_seed is None:
-            self.dropout_seed = torch.initial_seed()
+            self.dropout_seed = self.trainer.strategy.broadcast(torch.initial_seed())
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout is a function of seed, epoch, batch and process, so that a resumed run draws what it would have drawn.
@@ -110,7 +135,7 @@ class LitModel(pl.LightningModule):
         checkpoint["dropout_seed"] = self.dropout_seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.dropout_seed = checkpoint.get("dropout_seed")
+        self.dropout_seed = checkpoint.get("dropout_seed", self.dropout_seed)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._logged_step(batch, "train")

@@ -91,7 +91,7 @@ def _tokens(
         was_training = model.training
         model.eval()
         with torch.no_grad():  # not around the yield: what the caller does in between is its own business
-            logits = model.logits(model.latents(x, prefix_len, pad_mask, cache)[:, -1:])[:, 0]
+            logits = model(x, prefix_len, pad_mask, cache)[:, -1]
         model.train(was_training)
         tokens = next_tokens(logits.float())
         yield tokens

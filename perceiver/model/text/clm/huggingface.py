@@ -29,14 +29,10 @@ class PerceiverTextGenerationPipeline(TextGenerationPipeline):
     `add_special_tokens=False`. For other models nothing changes.
     """
 
-    def preprocess(
-        self, prompt_text: Any, prefix: str = "", *args: Any, add_special_tokens: bool | None = None, **kwargs: Any
-    ) -> Any:
-        if add_special_tokens is None and isinstance(self.model, PerceiverCausalLanguageModel):
-            add_special_tokens = False
-        return super().preprocess(  # type: ignore[no-untyped-call]
-            prompt_text, prefix, *args, add_special_tokens=add_special_tokens, **kwargs
-        )
+    def preprocess(self, prompt_text: Any, prefix: str = "", **kwargs: Any) -> Any:  # type: ignore[override]
+        if isinstance(self.model, PerceiverCausalLanguageModel):
+            kwargs.setdefault("add_special_tokens", False)
+        return super().preprocess(prompt_text, prefix, **kwargs)
 
 
 def convert_checkpoint(save_dir: str | Path, ckpt_url: str | Path, tokenizer_name: str, **kwargs: Any) -> None:
