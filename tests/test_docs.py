@@ -15,15 +15,17 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from transformers import PerceiverConfig, PerceiverForMaskedLM, PerceiverTokenizer
+from transformers import PerceiverConfig, PerceiverForMaskedLM
 
-from perceiver.model.text import mlm
+from perceiver.model.text import clm, mlm
 from perceiver.scripts import main
+from tests.tokenizers import byte_tokenizer
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OFFICIAL, PUBLISHED = "deepmind/language-perceiver", "krasserm/perceiver-io-mlm"
 CKPT = "logs/mlm/version_0/checkpoints/epoch=012-val_loss=1.165.ckpt"
+CAUSAL, CAUSAL_CKPT = "my-clm", "logs/clm/version_0/checkpoints/epoch=011-val_loss=0.876.ckpt"
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -38,7 +40,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a model as transformers has it, the same in our format, and a Lightning checkpoint of it."""
+    """A folder with a model as transformers has it, and with models in our format and their Lightning checkpoints."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small models lose time with more
     folder = tmp_path_factory.mktemp("models")
@@ -46,14 +48,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         d_model=24, d_latents=16, num_latents=5, num_self_attends_per_block=2, qk_channels=8, v_channels=16
     )
     PerceiverForMaskedLM(config).save_pretrained(folder / OFFICIAL)
-    PerceiverTokenizer().save_pretrained(folder / OFFICIAL)
+    byte_tokenizer(folder / OFFICIAL)
     mlm.convert_model(save_dir=folder / PUBLISHED, source_repo_id=str(folder / OFFICIAL))
     backend_config = mlm.PerceiverMaskedLanguageModelConfig.from_pretrained(folder / PUBLISHED).backend_config
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.strategy.connect(mlm.LitMaskedLanguageModel.create(backend_config, params=str(folder / PUBLISHED)))
-    trainer.save_checkpoint(folder / CKPT)
+    save_checkpoint(mlm.LitMaskedLanguageModel.create(backend_config, params=str(folder / PUBLISHED)), folder / CKPT)
+    causal_config = clm.CausalLanguageModelConfig(
+        max_seq_len=64, max_latents=16, num_channels=24, num_heads=2, num_self_attention_layers=2, init_scale=0.2
+    )
+    save_checkpoint(clm.LitCausalLanguageModel.create(causal_config), folder / CAUSAL_CKPT)
+    clm.convert_checkpoint(folder / CAUSAL, folder / CAUSAL_CKPT, str(folder / OFFICIAL))
     yield folder
     torch.set_num_threads(threads)
+
+
+def save_checkpoint(lit_model: pl.LightningModule, path: Path) -> None:
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(lit_model)
+    trainer.save_checkpoint(path)
 
 
 @each_page

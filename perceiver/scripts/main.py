@@ -17,8 +17,11 @@ from perceiver import __version__
 
 # task -> (package with the convert functions, training script)
 TASKS = {
+    "clm": ("perceiver.model.text.clm", "perceiver.scripts.text.clm"),
     "mlm": ("perceiver.model.text.mlm", "perceiver.scripts.text.mlm"),
 }
+# tasks that transformers' own Perceiver classes have weights for
+OFFICIAL_TASKS = ("mlm",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for kind in (model, checkpoint):
         kind.add_argument("save_dir", metavar="SAVE_DIR", help="folder to write")
-        kind.add_argument("--task", required=True, choices=sorted(TASKS))
+        kind.add_argument("--task", required=True, choices=OFFICIAL_TASKS if kind is model else sorted(TASKS))
         kind.add_argument("--push-to-hub", action="store_true", help="upload SAVE_DIR as well")
     return result
 

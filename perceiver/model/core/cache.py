@@ -28,6 +28,7 @@ class KeyValueCache:
     def __init__(self, window: int, max_length: int | None = None):
         self.window = window
         self.max_length = max_length
+        self.records_past = False
         self.reset()
 
     def reset(self) -> None:
@@ -36,6 +37,11 @@ class KeyValueCache:
         self.values: Tensor | None = None
         self.length = 0  # positions in use, the first ones of the buffers
         self.num_seen = 0  # positions that have been cached, dropped ones included
+        self.num_uncropped = 0  # positions since the last `crop`
+
+    def activate_past_recording(self) -> None:
+        """From now on, any number of positions can be taken back that came in since the last `crop`."""
+        self.records_past = True
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Takes up new keys and values.
@@ -47,8 +53,13 @@ class KeyValueCache:
         Returns:
             Keys (B, H, P + M, K) and values (B, H, P + M, V), for P up to `window` - 1 positions before the new ones.
             They share the memory of the cache.
+
+        Raises:
+            ValueError: if the batch size is not that of what is cached.
         """
         num_new = k.shape[2]
+        if self.keys is not None and self.keys.shape[0] != k.shape[0]:
+            raise ValueError(f"batch size {k.shape[0]} differs from that of the cache, {self.keys.shape[0]}")
         if self.keys is None or self.length + num_new > self.keys.shape[2]:
             self._make_room(k, v)
         assert self.keys is not None and self.values is not None
@@ -56,16 +67,19 @@ class KeyValueCache:
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
         self.num_seen += num_new
+        self.num_uncropped += num_new
         first = max(start - self.window + 1, 0)
         return self.keys[:, :, first : self.length], self.values[:, :, first : self.length]
 
     def _make_room(self, k: Tensor, v: Tensor) -> None:
         # What can still be attended to, and a margin, so that `crop` can take back tokens.
         margin = self.window // 8 + 64
+        if self.records_past:
+            margin = max(margin, self.num_uncropped)
         kept = min(self.length, self.window - 1 + margin)
         size = kept + k.shape[2] + self.window // 4 + 2 * margin
-        if self.max_length is not None:
-            size = min(size, max(kept + self.max_length - self.num_seen, kept + k.shape[2]))
+        if self.max_length is not None and self.num_seen + k.shape[2] <= self.max_length:
+            size = min(size, kept + self.max_length - self.num_seen)
         old = (self.keys, self.values)
         self.keys, self.values = (
             torch.empty(*x.shape[:2], size, x.shape[3], dtype=x.dtype, device=x.device) for x in (k, v)
@@ -83,12 +97,12 @@ class KeyValueCache:
         """
         num_removed = -tokens_to_remove
         length = self.length - num_removed
-        if num_removed < 0 or length < min(self.num_seen - num_removed, self.window - 1):
+        if not 0 <= num_removed <= self.num_seen or length < min(self.num_seen - num_removed, self.window - 1):
             raise ValueError(
                 f"crop({tokens_to_remove}) is not possible: it must be negative or 0, and {self.length} of "
                 f"{self.num_seen} positions are cached"
             )
-        self.length, self.num_seen = length, self.num_seen - num_removed
+        self.length, self.num_seen, self.num_uncropped = length, self.num_seen - num_removed, 0
 
     @property
     def is_initialized(self) -> bool:

@@ -52,18 +52,15 @@ def contrastive_search(
     model_kwargs["output_hidden_states"] = True
     scores: tuple[Tensor, ...] = ()
 
-    cache = model_kwargs["past_key_values"]
-    past_len = cache.get_seq_length() if cache.num_seen else 0
-    new_len = input_ids.shape[1] - past_len
+    cache = model_kwargs["past_key_values"]  # empty
     attention_mask = model_kwargs.get("attention_mask")
-    if attention_mask is not None and attention_mask.shape[1] > input_ids.shape[1]:
-        new_len = input_ids.shape[1]  # prompts are only what follows the cached tokens
-    inputs = model.prepare_inputs_for_generation(input_ids, next_sequence_length=new_len, **model_kwargs)
+    inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
     logits = outputs.logits[:, -1]  # B V
     hidden = F.normalize(outputs.hidden_states[-1].float(), dim=-1)  # B N D
-    if attention_mask is not None:  # padding is like nothing
-        hidden = hidden * rearrange(attention_mask[:, -hidden.shape[1] :], "b n -> b n 1")
+    is_padding = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)  # B N
+    if attention_mask is not None:
+        is_padding = attention_mask[:, -hidden.shape[1] :] == 0
     cache.batch_repeat_interleave(k)
 
     while True:
@@ -80,7 +77,8 @@ def contrastive_search(
         outputs = model(**inputs, return_dict=True)
         candidate_hidden = F.normalize(outputs.hidden_states[-1].float(), dim=-1)
         candidate_hidden = rearrange(candidate_hidden, "(b k) 1 d -> b k d", k=k)
-        similarity = (candidate_hidden @ rearrange(hidden, "b n d -> b d n")).amax(dim=-1)  # B k
+        similarity = candidate_hidden @ rearrange(hidden, "b n d -> b d n")  # B k N
+        similarity = similarity.masked_fill(rearrange(is_padding, "b n -> b 1 n"), -1.0).amax(dim=-1)
         chosen = ((1.0 - alpha) * probs - alpha * similarity).argmax(dim=-1)  # B
 
         next_tokens = candidates[rows, chosen]
@@ -92,6 +90,7 @@ def contrastive_search(
             layer.select_last(cache_rows.repeat_interleave(k))
         logits = outputs.logits[cache_rows, -1]
         hidden = torch.cat([hidden, candidate_hidden[rows, chosen][:, None]], dim=1)
+        is_padding = torch.cat([is_padding, is_padding.new_zeros(batch_size, 1)], dim=1)
         input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=1)
         if streamer is not None:
             streamer.put(next_tokens.cpu())
@@ -102,6 +101,7 @@ def contrastive_search(
     if streamer is not None:
         streamer.end()
     cache.batch_select_indices(rows * k)
+    cache.crop(-1)  # like after any other search, the last token is not in it
     if not generation_config.return_dict_in_generate:
         return input_ids
     return GenerateDecoderOnlyOutput(

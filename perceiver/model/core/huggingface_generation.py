@@ -137,8 +137,9 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         logits = self.backend_model.logits(latents[:, -logits_to_keep:])
         loss = None
         if labels is not None:
-            if attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, -100)
+            labels = labels[:, 1:]
+            if attention_mask is not None:  # padding is not predicted, and predicts nothing
+                labels = labels.masked_fill((attention_mask[:, 1:] == 0) | (attention_mask[:, :-1] == 0), -100)
             loss = token_cross_entropy(logits[:, :-1], labels[:, labels.shape[1] - logits.shape[1] + 1 :])
         output = CausalLMOutputWithPast(
             loss=loss,
@@ -189,12 +190,21 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             raise ValueError("the prompt is empty, it must have at least one token and the shape (B, n)")
         config, _ = self._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         mode = config.get_generation_mode(kwargs.get("assistant_model"))
-        self._check_generation(config, mode, reset_latents, kwargs)
-        self._check_padding(prompt, kwargs.get("attention_mask"), config)
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.num_seen:
+        cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        self._check_generation(config, mode, reset_latents, cache)
+        num_cached = 0 if cache is None else cache.get_seq_length()
+        only_new_ids = num_cached > 0 and attention_mask is not None and attention_mask.shape[1] > prompt.shape[1]
+        self._check_prompt(prompt, attention_mask, config, num_cached if only_new_ids else 0)
+        if num_cached:
             if num_latents is not None:
                 raise ValueError(f"num_latents={num_latents} has no effect with a filled cache: all tokens are latents")
+            if only_new_ids and reset_latents:
+                raise ValueError("reset_latents=True needs all tokens, also those that are cached")
+            if not only_new_ids and prompt.shape[1] <= num_cached:
+                raise ValueError(
+                    f"of {prompt.shape[1]} tokens, {num_cached} are cached: pass all tokens, or only new ones with the "
+                    "attention_mask of all"
+                )
         elif prefix_len is None:
             max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
             prefix_len = prompt_prefix_len(
@@ -204,12 +214,15 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
         if mode == GenerationMode.CONTRASTIVE_SEARCH and "custom_generate" not in kwargs:
             kwargs["custom_generate"] = partial(contrastive_search, streamer=kwargs.get("streamer"))
-        return super().generate(  # type: ignore[misc]
-            inputs, generation_config, prefix_len=prefix_len, reset_latents=reset_latents or None, **kwargs
-        )
+        kwargs |= {
+            "prefix_len": prefix_len,
+            "reset_latents": reset_latents or None,
+            "only_new_ids": only_new_ids or None,
+        }
+        return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
 
     def _check_generation(
-        self, config: GenerationConfig, mode: GenerationMode, reset_latents: bool, kwargs: dict[str, Any]
+        self, config: GenerationConfig, mode: GenerationMode, reset_latents: bool, cache: object
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"{mode.value} is not supported, only {', '.join(sorted(mode.value for mode in _MODES))}")
@@ -221,26 +234,37 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             raise ValueError(
                 f"prefill_chunk_size={config.prefill_chunk_size} is not supported: the prefix needs no chunks"
             )
-        cache = kwargs.get("past_key_values")
         if cache is not None and not isinstance(cache, PerceiverARCache):
             raise ValueError(f"past_key_values is a {type(cache).__name__}, it must be a PerceiverARCache")
+        if cache is not None and not config.use_cache:
+            raise ValueError("past_key_values with use_cache=False: there is no use for the cache")
         if mode == GenerationMode.CONTRASTIVE_SEARCH and not config.use_cache:
             raise ValueError("contrastive search needs use_cache=True")
+        if mode == GenerationMode.CONTRASTIVE_SEARCH and cache is not None and cache.num_seen:
+            raise ValueError("contrastive search can't continue from a filled cache: it needs all hidden states")
+        vocab_size = self.backend_model.config.vocab_size
+        if mode == GenerationMode.CONTRASTIVE_SEARCH and config.top_k is not None and config.top_k > vocab_size:
+            raise ValueError(
+                f"top_k={config.top_k} of contrastive search exceeds the vocabulary of {vocab_size} tokens"
+            )
         if reset_latents and not config.use_cache:
             raise ValueError("reset_latents=True needs use_cache=True: without cache there is nothing to reset")
         if reset_latents and mode in (GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION):
             raise ValueError(f"reset_latents=True is not supported by {mode.value}")
 
     @staticmethod
-    def _check_padding(prompt: Tensor, attention_mask: Tensor | None, config: GenerationConfig) -> None:
+    def _check_prompt(prompt: Tensor, attention_mask: Tensor | None, config: GenerationConfig, num_before: int) -> None:
         if attention_mask is None:
             # transformers takes these tokens for padding.
             eos_token_id = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
             if config.pad_token_id is None or config.pad_token_id in eos_token_id:
                 return
             attention_mask = prompt != config.pad_token_id
-        if attention_mask.ndim != 2:
-            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected (B, n)")
+        expected = (prompt.shape[0], num_before + prompt.shape[1])
+        if attention_mask.shape != expected:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, expected (B, n) = {expected}, for all tokens"
+            )
         if not attention_mask.any(dim=1).all():
             raise ValueError("a prompt is empty, every one must have at least one token besides padding")
         if not attention_mask[:, -1].all():
@@ -259,6 +283,8 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         cache = model_kwargs.get("past_key_values")
         if cache is not None and not cache.num_seen:
             cache.num_skipped = self._num_skipped(model_kwargs["prefix_len"])
+        if cache is not None and generation_config.is_assistant:
+            cache.activate_past_recording()
 
     def _num_skipped(self, prefix_len: int) -> int:
         # Of a longer prompt the model sees the last `max_seq_len` tokens only.
@@ -273,6 +299,7 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         is_first_iteration: bool | None = False,
         prefix_len: int | None = None,
         reset_latents: bool | None = None,
+        only_new_ids: bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of the next forward pass. `prefix_len` counts tokens of the whole sequence."""
@@ -288,7 +315,8 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 past_key_values.reset()
                 past_key_values.num_skipped = self._num_skipped(prefix_len)
             if past_key_values.num_seen:
-                num_new = num_tokens if next_sequence_length is None else next_sequence_length
+                num_new = num_tokens if only_new_ids else num_tokens - past_key_values.get_seq_length()
+                num_new = num_new if next_sequence_length is None else next_sequence_length
                 prefix_len = 0
             else:
                 assert prefix_len is not None

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenInputAdapter
+from perceiver.model.core.adapter import InputAdapter, TiedTokenOutputAdapter, TokenInputAdapter
 from perceiver.model.core.cache import KeyValueCache
 from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
 from perceiver.model.core.layers import (
@@ -49,7 +49,7 @@ class PerceiverAR(nn.Module):
 
     def __init__(
         self,
-        input_adapter: TokenInputAdapter,
+        input_adapter: InputAdapter,
         config: PerceiverARConfig,
         *,
         max_seq_len: int,
@@ -167,6 +167,8 @@ class PerceiverAR(nn.Module):
                 f"{x.shape[1]} tokens with prefix_len={prefix_len} make {x.shape[1] - prefix_len} latents, "
                 f"max_latents={self.max_latents}"
             )
+        if windowed and self.training and self.cross_attention.gradient_checkpointing:
+            raise ValueError("training with activation checkpointing takes no cache: it computes everything twice")
         shape = (x.shape[0], num_cached + x.shape[1])
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != shape):
             raise ValueError(f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {shape}")
@@ -226,6 +228,7 @@ class CausalSequenceModel(PerceiverAR):
 
     @property
     def txt_embedding(self) -> nn.Embedding:
+        assert isinstance(self.input_adapter, TokenInputAdapter)
         return self.input_adapter.txt_embedding
 
     def init_parameters(self) -> None:

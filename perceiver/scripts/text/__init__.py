@@ -1,1 +1,1 @@
-"""Training scripts of the text tasks: mlm.py (masked language model)."""
+"""Scripts of the text tasks: mlm.py (masked language model), clm.py (causal language model)."""

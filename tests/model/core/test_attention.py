@@ -8,7 +8,8 @@ so that tiny inputs take both.
 from __future__ import annotations
 
 import math
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from perceiver.model.core import attention as module
-from perceiver.model.core.attention import MultiHeadAttention, attention
+from perceiver.model.core.attention import MultiHeadAttention, attention, causal_mask
+from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.position import RotaryPositionEmbedding
 from tests.model.helpers import Case, golden_cases
 
 B, H, N, M = 2, 3, 5, 7
@@ -185,19 +188,200 @@ def test_the_recorder_sees_a_score_matrix(monkeypatch: pytest.MonkeyPatch) -> No
     assert largest.numel >= H * N * M * 20
 
 
+# --- causal attention, right-aligned ---
+
+every_length = pytest.mark.parametrize("n_size, m_size", [(7, 7), (5, 7), (2, 19), (1, 7), (1, 1)])
+
+
+def right_aligned(n_size: int, m_size: int) -> Tensor:
+    return torch.tensor([[m <= m_size - n_size + n for m in range(m_size)] for n in range(n_size)])
+
+
+def causal_inputs(k_size: int, v_size: int, n_size: int, m_size: int, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = ((n_size, k_size), (m_size, k_size), (m_size, v_size))
+    return tuple(torch.randn(B, H, *shape, **kwargs) for shape in shapes)  # type: ignore[return-value]
+
+
+def pad_masks(m_size: int) -> dict[str, Tensor | None]:
+    """Keys that may be attended to. A query whose own key is padding may be left without any."""
+    left = torch.arange(m_size) >= torch.tensor([0, 2])[:, None]
+    right = left.flip(1)
+    middle = (torch.arange(m_size) % 3 != 1).expand(B, -1)
+    masks = {"left": left, "right": right, "middle": middle, "all": torch.zeros_like(left)}
+    return {"none": None} | {name: mask[:, None, None] for name, mask in masks.items()}
+
+
+@pytest.mark.parametrize("pads", ["none", "left", "right", "middle", "all"])
+@every_length
+@every_head_size
+@every_path
+def test_causal_equals_a_loop_in_values_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, limit: int, k_size: int, v_size: int, n_size: int, m_size: int, pads: str
+) -> None:
+    monkeypatch.setattr(module, "_SMALL_SCORES", limit)
+    mask = pad_masks(m_size)[pads]
+    ours = [x.requires_grad_() for x in causal_inputs(k_size, v_size, n_size, m_size)]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+    result = attention(*ours, mask=mask, causal=True)
+    allowed = right_aligned(n_size, m_size)
+    expected = loop_attention(*theirs, allowed if mask is None else allowed & mask)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    if pads == "all":
+        assert (result == 0).all() and not expected.requires_grad
+        return
+    weights = torch.randn_like(result)
+    (result * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for x, y in zip(ours, theirs, strict=True):
+        assert x.grad is not None and x.grad.isfinite().all()
+        expected_gradient = torch.zeros_like(y) if y.grad is None else y.grad
+        torch.testing.assert_close(x.grad, expected_gradient, atol=1e-5, rtol=1e-5)
+
+
+@every_head_size
+@every_path
+def test_gradient_of_a_later_key_is_exactly_zero(
+    monkeypatch: pytest.MonkeyPatch, limit: int, k_size: int, v_size: int
+) -> None:
+    monkeypatch.setattr(module, "_SMALL_SCORES", limit)
+    q, k, v = (x.requires_grad_() for x in causal_inputs(k_size, v_size, N, M))
+    result = attention(q, k, v, causal=True)
+    for n in range(N):
+        gradients = torch.autograd.grad(result[:, :, n].square().sum(), (k, v), retain_graph=True)
+        for gradient in gradients:
+            per_key = gradient.abs().sum(dim=(0, 1, 3))
+            assert (per_key[: M - N + n + 1] > 0).all() and (per_key[M - N + n + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize("n_size, m_size", [(7, 7), (5, 7), (1, 7)])
+@every_head_size
+@every_path
+@pytest.mark.parametrize("masked", [False, True])
+def test_causal_in_bfloat16_is_close_to_float32(
+    monkeypatch: pytest.MonkeyPatch, limit: int, k_size: int, v_size: int, n_size: int, m_size: int, masked: bool
+) -> None:
+    monkeypatch.setattr(module, "_SMALL_SCORES", limit)
+    q, k, v = (x.bfloat16() for x in causal_inputs(k_size, v_size, n_size, m_size))
+    mask = pad_masks(m_size)["left"] if masked else None
+    result = attention(q, k, v, mask=mask, causal=True)
+    assert result.dtype == torch.bfloat16
+    allowed = right_aligned(n_size, m_size)
+    expected = loop_attention(q.float(), k.float(), v.float(), allowed if mask is None else allowed & mask)
+    torch.testing.assert_close(result.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@every_length
+@every_head_size
+@pytest.mark.parametrize("limit", [0, 2 * H * 7, 2**23], ids=["chunks of 1", "chunks of 2", "small"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_causal_dropout_drops_probabilities_of_allowed_keys(
+    monkeypatch: pytest.MonkeyPatch, limit: int, k_size: int, v_size: int, n_size: int, m_size: int, masked: bool
+) -> None:
+    monkeypatch.setattr(module, "_SMALL_SCORES", limit)
+    q, k, _ = causal_inputs(k_size, v_size, n_size, m_size)
+    one_hot = torch.eye(m_size).expand(B, H, -1, -1)  # values that show the probabilities
+    mask = pad_masks(m_size)["middle"] if masked else None
+    probs = attention(q, k, one_hot, mask=mask, causal=True)
+    dropped = attention(q, k, one_hot, mask=mask, causal=True, dropout=0.5)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * probs[kept])
+    assert m_size == 1 or (~kept & (probs > 0)).any()
+    allowed = right_aligned(n_size, m_size) if mask is None else right_aligned(n_size, m_size) & mask
+    assert torch.equal(probs > 0, allowed.expand_as(probs))
+
+
+def test_causal_dropout_of_long_inputs_has_the_right_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SMALL_SCORES", 2 * H * M)  # chunks of 2 queries
+    q, k, v = (x.requires_grad_() for x in inputs(11, 13, dtype=torch.float64))
+    result = attention(q, k, v, causal=True, dropout=0.5)
+    result.square().sum().backward()
+    # For given probabilities the result is linear in v: the backward pass must have drawn the same ones again.
+    assert v.grad is not None
+    torch.testing.assert_close((v * v.grad).sum(), 2 * result.square().sum())
+
+
+def test_causal_attention_to_a_long_prefix_has_neither_scores_nor_mask() -> None:
+    q = torch.randn(1, 4, 1024, 2, requires_grad=True)
+    k, v = torch.randn(1, 4, 4096, 2), torch.randn(1, 4, 4096, 2)
+    with LargestTensor() as largest:
+        attention(q, k, v, causal=True).sum().backward()
+    assert 0 < largest.numel <= 4 * 4096 * 2 < 1024 * 4096
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 19, 100])
+@every_length
+def test_causal_mask(n_size: int, m_size: int, window: int | None) -> None:
+    expected = [[m <= i and (window is None or i - m < window) for m in range(m_size)] for i in range(m_size)]
+    assert causal_mask(n_size, m_size, window).tolist() == expected[m_size - n_size :]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("v_channels", [6, 10])
+def test_cached_attention_in_pieces_sees_windows(v_channels: int, padded: bool) -> None:
+    """However tokens come in, query i attends to the keys of (i - window, i] that are no padding."""
+    length, window = 31, 7
+    sizes = {"num_heads": 2, "num_q_input_channels": 6, "num_kv_input_channels": 6, "num_v_channels": v_channels}
+    mha, x = MultiHeadAttention(**sizes, causal=True).eval(), torch.randn(B, length, 6)
+    rotary = RotaryPositionEmbedding.from_angles(torch.randn(B, length, 1))
+    pads = torch.arange(length) < torch.tensor([0, 4])[:, None]
+    q, k, v = (p(x).unflatten(-1, (2, -1)).transpose(1, 2) for p in (mha.q_proj, mha.k_proj, mha.v_proj))
+    allowed = causal_mask(length, length, window) & (~pads[:, None, None] if padded else True)
+    expected = loop_attention(rotary.rotate(q), rotary.rotate(k), v, allowed.expand(B, 1, -1, -1))
+    expected = mha.o_proj(expected.transpose(1, 2).flatten(2))
+    for bounds in ([0, 31], list(range(32)), [0, 3, 4, 12, 13, 31], [0, 30, 31]):
+        cache, results = KeyValueCache(window), []
+        for start, stop in pairwise(bounds):
+            now = RotaryPositionEmbedding(rotary.cos[:, :, :stop], rotary.sin[:, :, :stop])
+            piece = x[:, start:stop]
+            results.append(mha(piece, piece, pads[:, :stop] if padded else None, now, cache))
+        torch.testing.assert_close(torch.cat(results, dim=1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("v_size", [11, 13])
+@pytest.mark.parametrize("n_size, m_size", [(5, 7), (7, 7)])
+def test_causal_attention_compiles_and_exports(n_size: int, m_size: int, v_size: int) -> None:
+    class Attention(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention(q, k, v, causal=True)
+
+    q, k, v = causal_inputs(11, v_size, n_size, m_size)
+    expected = loop_attention(q, k, v, right_aligned(n_size, m_size))
+    torch.compiler.reset()
+    compiled = torch.compile(Attention(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(q, k, v), expected, atol=1e-5, rtol=1e-5)
+    program = torch.export.export(Attention(), (q, k, v))
+    torch.testing.assert_close(program.module()(q, k, v), expected, atol=1e-5, rtol=1e-5)
+
+
 # --- the module ---
+
+
+class RecordedRotary:
+    """Recorded with encodings of their own for queries and keys."""
+
+    def __init__(self, q_angles: Tensor, k_angles: Tensor):
+        # every angle is recorded twice, for the two channels of a pair
+        angles = {x.shape[1]: x[..., ::2] for x in (q_angles, k_angles)}
+        self.by_length = {n: RotaryPositionEmbedding.from_angles(x) for n, x in angles.items()}
+
+    def rotate(self, x: Tensor) -> Tensor:
+        return self.by_length[x.shape[2]].rotate(x)
 
 
 @pytest.mark.parametrize("case", golden_cases("pieces", "multi_head_attention"), ids=lambda case: case.name)
 @every_path
 def test_recorded_attention(monkeypatch: pytest.MonkeyPatch, limit: int, case: Case) -> None:
     monkeypatch.setattr(module, "_SMALL_SCORES", limit)
-    kwargs = {name: value for name, value in case.kwargs.items() if name != "max_heads_parallel"}
+    names = {"causal_attention": "causal"}
+    kwargs = {names.get(name, name): value for name, value in case.kwargs.items() if name != "max_heads_parallel"}
     mha = MultiHeadAttention(**kwargs).eval()
     prefix = "param."
     mha.load_state_dict({k.removeprefix(prefix): v for k, v in case.inputs.items() if k.startswith(prefix)})
     x_q, x_kv = case.inputs["x_q"], case.inputs["x_kv"]
     torch.testing.assert_close(mha(x_q, x_kv), case.outputs["no_mask"], atol=1e-5, rtol=1e-5)
+    rotary = RecordedRotary(case.inputs["rot_q"], case.inputs["rot_k"])
+    rotated = mha(x_q, x_kv, None, cast(RotaryPositionEmbedding, rotary))
+    torch.testing.assert_close(rotated, case.outputs["rotated"], atol=1e-5, rtol=1e-5)
     pad_mask = case.inputs["pad_mask"]
     masked, expected = mha(x_q, x_kv, pad_mask), case.outputs["masked"].clone()
     # On purpose: an example without any key gives 0, so that only the output projection's bias is left. The published

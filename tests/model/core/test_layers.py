@@ -14,8 +14,18 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core import layers
-from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, Residual, SelfAttention, SelfAttentionBlock
-from tests.model.helpers import assert_close, gradients, randomise_vectors
+from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.layers import (
+    MLP,
+    AttentionLayer,
+    CrossAttention,
+    PrefixCrossAttention,
+    Residual,
+    SelfAttention,
+    SelfAttentionBlock,
+)
+from perceiver.model.core.position import RotaryPositionEmbedding
+from tests.model.helpers import Case, assert_close, golden_cases, gradients, randomise_vectors
 
 B, N, D, M, C = 2, 5, 6, 7, 11
 
@@ -93,6 +103,105 @@ def test_block_runs_its_layers_in_order() -> None:
         expected = layer(expected)
     assert torch.equal(block(x), expected)
     assert not torch.allclose(block(x), block[1](block[0](block[2](x))), atol=1e-3)
+
+
+def test_mlp_without_bias() -> None:
+    mlp, x = MLP(D, widening_factor=3, bias=False), torch.randn(B, N, D)
+    randomise_vectors(mlp)
+    assert set(mlp.state_dict()) == {"0.weight", "0.bias", "1.weight", "3.weight"}  # the norm keeps its own
+    norm, up, _, down = mlp
+    hidden = layer_norm(x, norm) @ up.weight.T
+    activated = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    torch.testing.assert_close(mlp(x), activated @ down.weight.T, atol=1e-6, rtol=1e-5)
+
+
+def test_residual_dropout_acts_on_what_is_added_in_training_only() -> None:
+    x = torch.randn(1, N, D)
+    residual = Residual(nn.LayerNorm(D), dropout=0.4)
+    added = nn.LayerNorm(D)(x)
+    assert torch.equal(residual.eval()(x), x + added)
+    samples = residual.train()(x.expand(10_000, -1, -1)) - x
+    kept = samples.abs() > 1e-6
+    torch.testing.assert_close(kept.float().mean(0), torch.full((N, D), 0.6), atol=0.03, rtol=0)
+    scaled = (added / 0.6).expand(10_000, -1, -1)
+    torch.testing.assert_close(samples[kept], scaled[kept], atol=1e-5, rtol=1e-4)
+
+
+def test_residual_dropout_of_a_layer_acts_on_attention_and_mlp() -> None:
+    layer = self_layer(residual_dropout=0.3)
+    assert [part.dropout for part in layer] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1])
+def test_residual_dropout_out_of_range(dropout: float) -> None:
+    with pytest.raises(ValueError, match=rf"residual dropout={dropout} must be in \[0, 1\)"):
+        Residual(nn.LayerNorm(D), dropout)
+
+
+# --- Perceiver AR ---
+
+
+def test_prefix_has_a_norm_of_its_own() -> None:
+    attention = PrefixCrossAttention(num_heads=2, num_channels=D)
+    randomise_vectors(attention)
+    x, x_prefix = 5 + 3 * torch.randn(B, N, D), 5 + 3 * torch.randn(B, M, D)
+    queries = layer_norm(x, attention.q_norm)
+    x_kv = torch.cat([layer_norm(x_prefix, attention.kv_norm), queries], dim=1)
+    expected = attention.attention(queries, x_kv)
+    torch.testing.assert_close(attention(x, x_prefix), expected, atol=1e-5, rtol=1e-5)
+    no_prefix = attention(x, x_prefix[:, :0])
+    torch.testing.assert_close(no_prefix, attention.attention(queries, queries), atol=1e-5, rtol=1e-5)
+
+
+def load(module: nn.Module, case: Case) -> None:
+    prefix = "param."
+    module.load_state_dict({k.removeprefix(prefix): v for k, v in case.inputs.items() if k.startswith(prefix)})
+
+
+@pytest.mark.parametrize("case", golden_cases("pieces", "cross_attention_layer"), ids=lambda case: case.name)
+def test_recorded_prefix_cross_attention(case: Case) -> None:
+    """In one call, and one query after the other with a cache."""
+    kwargs, x, x_prefix = case.kwargs, case.inputs["x_q"], case.inputs["x_kv_prefix"]
+    channels = kwargs["num_q_input_channels"]
+    layer = AttentionLayer(
+        PrefixCrossAttention(num_heads=kwargs["num_heads"], num_channels=channels),
+        MLP(channels, kwargs["widening_factor"]),
+        attention_residual=kwargs["attention_residual"],
+    ).eval()
+    load(layer, case)
+    torch.testing.assert_close(layer(x, x_prefix), case.outputs["out"], atol=1e-5, rtol=1e-5)
+    cache = KeyValueCache(window=100)
+    steps = [layer(x[:, i : i + 1], x_prefix[:, : 0 if i else None], None, None, cache) for i in range(x.shape[1])]
+    torch.testing.assert_close(torch.cat(steps, dim=1), case.outputs["out"], atol=1e-5, rtol=1e-5)
+
+
+def test_recorded_self_attention_block() -> None:
+    """The first layers are rotary, with a cache and without."""
+    (case,) = golden_cases("pieces", "self_attention_block")
+    kwargs, x = case.kwargs, case.inputs["x"]
+    channels = {name: kwargs[name] for name in ("num_heads", "num_channels", "num_qk_channels", "num_v_channels")}
+    block = SelfAttentionBlock(
+        *(
+            AttentionLayer(SelfAttention(causal=True, **channels), MLP(8, kwargs["widening_factor"]))
+            for _ in range(kwargs["num_layers"])
+        )
+    ).eval()
+    load(block, case)
+    rotary = RotaryPositionEmbedding.from_angles(case.inputs["frq_pos_enc"][..., ::2])
+    caches = [KeyValueCache(window=100) for _ in block]
+    whole, steps = x, [x[:, i : i + 1] for i in range(x.shape[1])]
+    for i, layer in enumerate(block):
+        layer_rotary = rotary if i < kwargs["num_rotary_layers"] else None
+        whole = layer(whole, None, layer_rotary)
+        for n, step in enumerate(steps):
+            now = (
+                None
+                if layer_rotary is None
+                else RotaryPositionEmbedding(rotary.cos[:, :, : n + 1], rotary.sin[:, :, : n + 1])
+            )
+            steps[n] = layer(step, None, now, caches[i])
+    torch.testing.assert_close(whole, case.outputs["out"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(steps, dim=1), case.outputs["out"], atol=1e-5, rtol=1e-5)
 
 
 # --- activation checkpointing ---

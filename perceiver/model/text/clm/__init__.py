@@ -18,6 +18,7 @@ from perceiver.model.text.clm.backend import (
 if TYPE_CHECKING or find_spec("transformers"):
     from perceiver.model.text.clm.huggingface_config import PerceiverCausalLanguageModelConfig
 if TYPE_CHECKING:
+    from perceiver.model.text.clm.evaluation import TextEvaluation, evaluate_text
     from perceiver.model.text.clm.huggingface import PerceiverCausalLanguageModel, convert_checkpoint
     from perceiver.model.text.clm.lightning import LitCausalLanguageModel
 
@@ -27,7 +28,9 @@ __all__ = [
     "LitCausalLanguageModel",
     "PerceiverCausalLanguageModel",
     "PerceiverCausalLanguageModelConfig",
+    "TextEvaluation",
     "convert_checkpoint",
+    "evaluate_text",
     "perceiver_ar_byte_base",
     "perceiver_ar_xlnet_base",
 ]
@@ -38,6 +41,8 @@ __getattr__ = lazy_names(
         "LitCausalLanguageModel": "lightning",
         "PerceiverCausalLanguageModel": "huggingface",
         "PerceiverCausalLanguageModelConfig": "huggingface_config",
+        "TextEvaluation": "evaluation",
         "convert_checkpoint": "huggingface",
+        "evaluate_text": "evaluation",
     },
 )

@@ -22,18 +22,17 @@ class CausalLanguageModel(CausalSequenceModel):
 
 
 def perceiver_ar_byte_base() -> CausalLanguageModelConfig:
-    """Model over UTF-8 bytes, context 4,096, 512 latents, 30,693,638 parameters.
+    """Model over UTF-8 bytes, context 4,096, 512 latents, 30,563,078 parameters.
 
-    It is the geometry of the published model `krasserm/perceiver-ar-clm-base`.
+    It is the geometry of the published byte model.
     """
     return CausalLanguageModelConfig(vocab_size=262, max_seq_len=4096, max_latents=512, num_channels=512)
 
 
 def perceiver_ar_xlnet_base() -> CausalLanguageModelConfig:
-    """Model over 32,000 SentencePiece tokens, context 1,024, 512 latents, 455 million parameters.
+    """Model over 32,000 SentencePiece tokens, context 1,024, 512 latents, 455,290,880 parameters.
 
-    It is the geometry of the published model `krasserm/perceiver-ar-clm-medium`, with the tokenizer of
-    `xlnet-base-cased`.
+    It is the geometry of the published model with the tokenizer of `xlnet-base-cased`.
     """
     return CausalLanguageModelConfig(
         vocab_size=32000,

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from perceiver.model.core.lightning import LitModel
 from perceiver.model.core.sampling import sample
@@ -109,8 +108,6 @@ class LitCausalLanguageModel(LitModel):
         tokenizer = self._from_data("tokenizer", "a sample")
         # the last tokens, so many that prompt and continuation fit into the context
         prompt = prompt[-(self.model.max_seq_len - self.sample_length) :].to(self.device)
-        if isinstance(self.model, FSDPModule):
-            self.model.unshard()  # `sample` calls methods that don't, unlike `forward`; layers see to themselves
         tokens = sample(
             self.model,
             prompt[None],
@@ -118,8 +115,6 @@ class LitCausalLanguageModel(LitModel):
             num_latents=max(self.model.max_latents - self.sample_length, 1),
             generator=torch.Generator(self.device).manual_seed(0),  # leaves the numbers that training draws as they are
         )[0]
-        if isinstance(self.model, FSDPModule):
-            self.model.reshard()
         return tokenizer.decode(prompt), tokenizer.decode(tokens[len(prompt) :])
 
     @property
