@@ -8,12 +8,23 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 GOLDEN = Path(__file__).parent
-MODELS = ("mlm_tied", "mlm_untied")
-PIECES = ("fourier_", "mha_plain", "mha_nobias", "mha_output_channels")
+MODELS = ("mlm_tied", "mlm_untied", "txt_clf")
+CLM_MODELS = ("clm_1", "clm_2", "clm_3", "clm_4")
+PIECES = (
+    "fourier_",
+    "mha_",
+    "positions",
+    "frequency_",
+    "rotary_",
+    "cross_attention_layer_prefix",
+    "self_attention_block",
+)
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -22,6 +33,22 @@ def copy_model(source: Path, target: Path) -> None:
         shutil.copyfile(file, target / file.name)
     shutil.copyfile(source.parent / f"keys_{source.name}.txt", target / "keys.txt")
     write_cases(target / "cases.json", json.loads((source / "meta.json").read_text())["cases"])
+
+
+def copy_causal_model(source: Path, target: Path) -> None:
+    """Without what 0.11 generated when it lost the growing prefix, and without the contents of caches."""
+    shutil.copytree(source / "hub", target / "hub", dirs_exist_ok=True, copy_function=shutil.copyfile)
+    ckpts = Path(f"{source}_ckpts").glob("*.ckpt") if source.name == "clm_1" else []
+    for file in [source / "lit.ckpt", *ckpts]:
+        shutil.copyfile(file, target / file.name)
+    shutil.copyfile(source.parent / f"keys_{source.name}.txt", target / "keys.txt")
+    cases = json.loads((source / "meta.json").read_text())["cases"]
+    for case in cases:
+        unused = {"use_cache_false", *(name for name in case.get("outputs", {}) if name.startswith("cache_"))}
+        case["outputs"] = {name: key for name, key in case.get("outputs", {}).items() if name not in unused}
+        for name in [name for name in case if name.startswith(("trace_", "min_margin_"))]:
+            del case[name]
+    save_used(cases, load_file(source / "io.safetensors"), target)
 
 
 def copy_transformers_model(source: Path, target: Path) -> None:
@@ -34,19 +61,17 @@ def copy_transformers_model(source: Path, target: Path) -> None:
 
 def copy_pieces(source: Path, target: Path) -> None:
     cases = json.loads((source / "meta.json").read_text())["cases"]
-    tensors = load_file(source / "io.safetensors")
-    chosen = [case for case in cases if case["name"].startswith(PIECES)]
-    unused = {"rot_q", "rot_k", "rotated"}  # rotary positions belong to Perceiver AR
-    for case in chosen:
-        for side in ("inputs", "outputs"):
-            case[side] = {name: key for name, key in case.get(side, {}).items() if name not in unused}
-    used = {key for case in chosen for side in ("inputs", "outputs") for key in case[side].values()}
     target.mkdir(exist_ok=True)
-    save_file({key: tensors[key] for key in sorted(used)}, target / "io.safetensors")
-    write_cases(target / "cases.json", chosen)
+    save_used([case for case in cases if case["name"].startswith(PIECES)], load_file(source / "io.safetensors"), target)
     (init,) = (case for case in cases if case["kind"] == "init_statistics")
-    statistics = {name: init["data"][name] for name in init["data"] if name.startswith("mlm")}
+    statistics = {name: init["data"][name] for name in init["data"] if name.startswith(("mlm", "clm"))}
     (target / "init_statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
+
+
+def save_used(cases: list[dict[str, Any]], tensors: dict[str, Tensor], target: Path) -> None:
+    used = {key for case in cases for side in ("inputs", "outputs") for key in case.get(side, {}).values()}
+    save_file({key: tensors[key] for key in sorted(used)}, target / "io.safetensors")
+    write_cases(target / "cases.json", cases)
 
 
 def write_cases(file: Path, cases: list[dict[str, object]]) -> None:
@@ -58,6 +83,9 @@ if __name__ == "__main__":
     for name in MODELS:
         (GOLDEN / name).mkdir(exist_ok=True)
         copy_model(compat / name, GOLDEN / name)
+    for name in CLM_MODELS:
+        (GOLDEN / name).mkdir(exist_ok=True)
+        copy_causal_model(compat / name, GOLDEN / name)
     (GOLDEN / "hf_mlm").mkdir(exist_ok=True)
     copy_transformers_model(compat / "hf_mlm", GOLDEN / "hf_mlm")
     copy_pieces(compat / "pieces", GOLDEN / "pieces")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.linear import Linear
+from perceiver.model.core.linear import Linear, linear
 
 
 class InputAdapter(nn.Module):
@@ -134,4 +134,4 @@ class TiedTokenOutputAdapter(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, O, F), embedding (vocabulary, F) -> (B, O, vocabulary)"""
-        return nn.functional.linear(x, embedding, self.bias)
+        return linear(x, embedding, self.bias)

@@ -8,6 +8,7 @@ uncached  `use_cache=False`: the last `max_seq_len` tokens are processed again f
           among the last `max_latents` ones becomes prefix.
 reset     `reset_latents=True`: as cached, but when the latents are full, half of them become prefix and the others
           are computed again. So no latent ever saw more than in training, at constant amortised work per token.
+          A batch is reset as a whole, when its longest example is full.
 """
 
 from __future__ import annotations
@@ -120,6 +121,9 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 f"past_key_values is a {type(past_key_values).__name__}, it must be a PerceiverARCache: what this "
                 "model returned or its new_cache() gives"
             )
+        num_layers = 1 + len(self.backend_model.self_attention)
+        if past_key_values is not None and len(past_key_values) != num_layers:
+            raise ValueError(f"past_key_values has {len(past_key_values)} layers, this model {num_layers}")
         num_cached = 0 if past_key_values is None else past_key_values.num_seen
         num_tokens = num_cached + input_ids.shape[1]
         if num_cached:
@@ -185,6 +189,9 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         Raises:
             ValueError: if an argument is out of range, or asks for what this model can't do.
         """
+        for name in ("position_ids", "output_attentions", "inputs_embeds"):
+            if kwargs.get(name) is not None and kwargs[name] is not False:
+                raise ValueError(f"{name} is not supported by {type(self).__name__}")
         prompt = kwargs.get("input_ids") if inputs is None else inputs
         if prompt is None or prompt.ndim != 2 or prompt.shape[1] == 0:
             raise ValueError("the prompt is empty, it must have at least one token and the shape (B, n)")

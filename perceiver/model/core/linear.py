@@ -1,11 +1,11 @@
 """Linear layers by the faster of torch's two matrix products on x86 processors.
 
-In float32 torch multiplies with MKL. Its other CPU library, oneDNN, is 1.1 to 1.4 times as fast at the sizes of these
-models on the AMD processor that we measure on (benchmarks/linear.py), and linear layers are most of what a Perceiver
-computes. torch compiles models to oneDNN's linear operator, but offers it to Python under a private name and without a
-gradient. So `Linear` uses it for large products in inference, where that operator is there and none of torch's
-transformations needs to see an ordinary one; anywhere else it is an `nn.Linear`. Both give the same result up to
-rounding.
+In float32 torch multiplies with MKL. Its other CPU library, oneDNN, is 1.1 to 2 times as fast at the sizes of these
+models on the AMD processor that we measure on (benchmarks/linear.py): most for a few tokens, where MKL reads weights
+with one thread only. Linear layers are most of what a Perceiver computes. torch compiles models to oneDNN's linear
+operator, but offers it to Python under a private name and without a gradient. So `linear` uses it for large weights and
+products in inference, where that operator is there and none of torch's transformations needs to see an ordinary one;
+anywhere else it is torch's. Both give the same result up to rounding.
 
 The models are those of arXiv 2107.14795; nothing here is particular to them.
 """
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Below this many multiplications the call itself takes longer than what it saves.
+# Below these numbers of weights and of multiplications the call itself takes longer than what it saves.
+_LARGE_WEIGHT = 2**17
 _LARGE_PRODUCT = 2**24
 
 _ONEDNN = (
@@ -29,13 +30,22 @@ _ONEDNN = (
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, faster for large float32 inputs on CPU."""
+    """`nn.Linear`, faster in float32 inference on CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., input channels) -> (..., output channels)"""
-        if _ONEDNN and x.numel() * self.out_features >= _LARGE_PRODUCT and _plain_inference(x, self.weight):
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear`, faster in float32 inference on CPU.
+
+    x (..., input channels), weight (output channels, input channels), bias (output channels,) -> (..., output channels)
+    """
+    large = weight.numel() >= _LARGE_WEIGHT or x.numel() * weight.shape[0] >= _LARGE_PRODUCT
+    if _ONEDNN and large and _plain_inference(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 def _plain_inference(x: Tensor, weight: Tensor) -> bool:

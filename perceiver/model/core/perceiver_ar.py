@@ -68,6 +68,8 @@ class PerceiverAR(nn.Module):
             )
         if not 0.0 <= config.cross_attention_dropout < 1.0:
             raise ValueError(f"cross_attention_dropout={config.cross_attention_dropout} must be in [0, 1)")
+        if config.num_heads < 1 or num_channels % config.num_heads:
+            raise ValueError(f"num_channels={num_channels} must be a positive multiple of num_heads={config.num_heads}")
         num_head_channels, num_needed = num_channels // config.num_heads, 2 * math.ceil(num_rotary_channels / 2)
         if num_needed > num_head_channels:
             raise ValueError(
@@ -167,7 +169,7 @@ class PerceiverAR(nn.Module):
                 f"{x.shape[1]} tokens with prefix_len={prefix_len} make {x.shape[1] - prefix_len} latents, "
                 f"max_latents={self.max_latents}"
             )
-        if windowed and self.training and self.cross_attention.gradient_checkpointing:
+        if windowed and self.training and torch.is_grad_enabled() and self.cross_attention.gradient_checkpointing:
             raise ValueError("training with activation checkpointing takes no cache: it computes everything twice")
         shape = (x.shape[0], num_cached + x.shape[1])
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != shape):
@@ -213,7 +215,7 @@ class CausalSequenceModel(PerceiverAR):
             num_input_channels=config.num_channels,
             abs_pos_emb=config.abs_pos_emb,
         )
-        num_head_channels = config.num_channels // config.num_heads
+        num_head_channels = config.num_channels // max(config.num_heads, 1)  # what is wrong with heads comes below
         super().__init__(
             input_adapter,
             config,

@@ -88,11 +88,14 @@ def _tokens(
 ) -> Iterator[Tensor]:
     cache = model.new_cache(x.shape[1] + max_new_tokens - 1)
     for _ in range(max_new_tokens):
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():  # not around the yield: what the caller does in between is its own business
-            logits = model(x, prefix_len, pad_mask, cache)[:, -1]
-        model.train(was_training)
+        if was_training := model.training:
+            model.eval()
+        try:
+            with torch.no_grad():  # not around the yield: what the caller does in between is its own business
+                logits = model(x, prefix_len, pad_mask, cache)[:, -1]
+        finally:
+            if was_training:
+                model.train()
         tokens = next_tokens(logits.float())
         yield tokens
         x, prefix_len = tokens[:, None], 0
