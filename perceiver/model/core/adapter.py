@@ -135,3 +135,15 @@ class TiedTokenOutputAdapter(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, O, F), embedding (vocabulary, F) -> (B, O, vocabulary)"""
         return linear(x, embedding, self.bias)
+
+
+class ClassificationOutputAdapter(nn.Module):
+    """Logits of classes from a linear layer."""
+
+    def __init__(self, *, num_classes: int, num_output_query_channels: int):
+        super().__init__()
+        self.linear = Linear(num_output_query_channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, O, F) -> (B, O, classes), or (B, classes) if O is 1"""
+        return self.linear(x).squeeze(dim=1)

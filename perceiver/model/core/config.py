@@ -189,3 +189,18 @@ class CausalSequenceModelConfig(PerceiverARConfig):
     output_bias: bool = True
     abs_pos_emb: bool = True
     init_scale: float = 0.02
+
+
+@dataclass
+class ClassificationDecoderConfig(DecoderConfig):
+    """Decoder whose outputs are the logits of classes.
+
+    Attributes:
+        num_output_queries: Number of learned output queries O, each with logits of its own.
+        num_output_query_channels: Query channels F.
+        num_classes: Number of classes.
+    """
+
+    num_output_queries: int = 1
+    num_output_query_channels: int = 256
+    num_classes: int = 100

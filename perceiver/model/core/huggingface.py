@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
-from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint
+from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
 from perceiver.model.core.huggingface_config import PerceiverBackendConfig
 
 if TYPE_CHECKING:
@@ -59,9 +59,14 @@ class PerceiverBackendModel(PreTrainedModel):
         names = config_class.__dataclass_fields__.keys()
         # Lightning files hold further arguments of the Lightning module, which are none of the model.
         values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
-        model = cls(cls.config_class(config_class.from_dict(values)))
+        model = cls(cls.config_class(config_class.from_dict(values), **cls.checkpoint_config(checkpoint)))
         load_parameters(model.backend_model, checkpoint.state_dict, ckpt_path)
         return model.eval()
+
+    @classmethod
+    def checkpoint_config(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What a Lightning checkpoint says about the Hugging Face config, besides the backend config."""
+        return {}
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         # transformers' own would resize the embedding and leave the output bias and the backend config behind.

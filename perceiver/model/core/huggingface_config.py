@@ -6,6 +6,7 @@ registers its config when its package is imported, and its model when a config i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any, ClassVar
@@ -69,3 +70,14 @@ class CausalSequenceHuggingFaceConfig(PerceiverBackendConfig):
         super().__init__(*args, **kwargs)
         # Always that of the backend: what a file says besides can't differ.
         self.vocab_size = None if self.model_config is None else self.model_config["vocab_size"]
+
+
+def complete_labels(config: PerceiverBackendConfig, given: Mapping[str, Any]) -> None:
+    """Sets what the arguments `given` to a classifier's config don't say: as many labels as classes, and their ids.
+
+    transformers' own default is two labels, whatever the model.
+    """
+    if config.model_config is not None and given.get("id2label") is None and given.get("num_labels") is None:
+        config.num_labels = config.model_config["decoder"]["num_classes"]
+    if config.label2id is None and config.id2label is not None:
+        config.label2id = {label: int(i) for i, label in config.id2label.items()}

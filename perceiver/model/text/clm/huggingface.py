@@ -6,13 +6,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextGenerationPipeline
+from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from perceiver.model.core.huggingface import save_converted
 from perceiver.model.core.huggingface_generation import CausalSequenceGenerationModel
 from perceiver.model.text.clm.backend import CausalLanguageModel
 from perceiver.model.text.clm.huggingface_config import PerceiverCausalLanguageModelConfig
+from perceiver.model.text.common.huggingface import text_tokenizer
 
 
 class PerceiverCausalLanguageModel(CausalSequenceGenerationModel):
@@ -49,7 +50,7 @@ def convert_checkpoint(save_dir: str | Path, ckpt_url: str | Path, tokenizer_nam
         ValueError: if the checkpoint can't be read or does not fit.
     """
     model = PerceiverCausalLanguageModel.from_checkpoint(ckpt_url)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, padding_side="left")
+    tokenizer = text_tokenizer(tokenizer_name, padding_side="left")  # any length: the model sees the last tokens
     vocab_size = model.backend_model.config.vocab_size
     if len(tokenizer) > vocab_size:
         warnings.warn(
@@ -57,8 +58,6 @@ def convert_checkpoint(save_dir: str | Path, ckpt_url: str | Path, tokenizer_nam
             "with other tokens will be refused",
             stacklevel=2,
         )
-    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
     save_converted(model, tokenizer, save_dir, **kwargs)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from perceiver.model.core.adapter import TokenInputAdapter
 from perceiver.model.core.config import EncoderConfig, PerceiverIOConfig
-from perceiver.model.core.perceiver_io import PerceiverEncoder
+from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
 
 
 @dataclass
@@ -39,3 +41,9 @@ def text_encoder(config: TextEncoderConfig, model_config: PerceiverIOConfig) -> 
         activation_checkpointing=model_config.activation_checkpointing,
         activation_offloading=model_config.activation_offloading,
     )
+
+
+def txt_embedding(model: PerceiverIO) -> nn.Embedding:
+    """The token embedding of a text model."""
+    assert isinstance(model.encoder.input_adapter, TokenInputAdapter)
+    return model.encoder.input_adapter.txt_embedding

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from perceiver.model.core.adapter import (
     TiedTokenOutputAdapter,
-    TokenInputAdapter,
     TokenOutputAdapter,
     TrainableQueryProvider,
 )
 from perceiver.model.core.config import DecoderConfig, PerceiverIOConfig
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverIO
-from perceiver.model.text.common.backend import TextEncoderConfig, text_encoder
+from perceiver.model.text.common.backend import TextEncoderConfig, text_encoder, txt_embedding
 
 
 @dataclass
@@ -115,8 +114,7 @@ class MaskedLanguageModel(PerceiverIO):
 
     @property
     def txt_embedding(self) -> nn.Embedding:
-        assert isinstance(self.encoder.input_adapter, TokenInputAdapter)
-        return self.encoder.input_adapter.txt_embedding
+        return txt_embedding(self)
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None, output_positions: Tensor | None = None) -> Tensor:
         """Predicts tokens.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PerceiverConfig, PerceiverForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, PerceiverConfig, PerceiverForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
 from perceiver.model.core.checkpoint import load_parameters
@@ -14,6 +14,7 @@ from perceiver.model.core.convert import converted, cross_attention_layer, encod
 from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of, save_converted
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.text.common.huggingface import text_tokenizer
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
     MaskedLanguageModelConfig,
@@ -182,14 +183,8 @@ def transformers_state_dict(source: PerceiverForMaskedLM) -> dict[str, Tensor]:
 
 
 def _tokenizer(name: str, model: PerceiverMaskedLanguageModel) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    vocab_size = model.backend_model.config.encoder.vocab_size
-    if len(tokenizer) > vocab_size:
-        raise ValueError(f"tokenizer {name} has {len(tokenizer)} ids, the model's vocabulary only {vocab_size}")
-    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
-    tokenizer.model_max_length = min(tokenizer.model_max_length, model.backend_model.config.encoder.max_seq_len)
-    return tokenizer
+    config = model.backend_model.config.encoder
+    return text_tokenizer(name, vocab_size=config.vocab_size, max_seq_len=config.max_seq_len)
 
 
 AutoModelForMaskedLM.register(PerceiverMaskedLanguageModelConfig, PerceiverMaskedLanguageModel)

@@ -20,8 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.export import Dim
 
 from perceiver.model.core import layers
-from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
     MaskedLanguageModelConfig,

@@ -1,0 +1,91 @@
+"""Losses and accuracies of classifiers (Perceiver IO, arXiv 2107.14795, sections 4.1 and 4.5), by the kind of problem.
+
+The names are those of transformers:
+
+single_label_classification   one class per output: labels (B,), cross-entropy
+multi_label_classification    any number of classes: labels (B, classes) of 0 and 1, binary cross-entropy
+regression                    a number per class: labels (B, classes), or (B,) for one class; mean squared error
+
+With O > 1 output queries, labels are (B, O) and (B, O, classes).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from perceiver.model.core.loss import token_cross_entropy
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
+def problem_type_of(labels: Tensor, num_classes: int) -> ProblemType:
+    """What labels are for, where nothing else says so: transformers' rule."""
+    if num_classes == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemType | None = None) -> Tensor:
+    """Mean loss, in float32.
+
+    Args:
+        logits: (B, classes), or (B, O, classes).
+        labels: See above. Classes of -100 count for nothing; a batch without any other has a loss of 0.
+        problem_type: One of the names above. None: `problem_type_of` the labels.
+
+    Raises:
+        ValueError: if `labels` have a shape that does not fit, if (on CPU) a class is out of range, or if there is no
+            such problem type.
+    """
+    logits, labels, problem_type = _matched(logits, labels, problem_type)
+    if problem_type == "single_label_classification":
+        return token_cross_entropy(rearrange(logits, "b ... c -> b (...) c"), rearrange(labels, "b ... -> b (...)"))
+    if problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+    return F.mse_loss(logits.float(), labels.float())
+
+
+def classification_accuracy(logits: Tensor, labels: Tensor, problem_type: ProblemType | None = None) -> Tensor | None:
+    """Share of outputs whose best class is the label, or of decisions (probability > 0.5) that are right; a scalar.
+
+    None for regression. Arguments and errors are those of `classification_loss`.
+    """
+    logits, labels, problem_type = _matched(logits, labels, problem_type)
+    if problem_type == "regression":
+        return None
+    if problem_type == "multi_label_classification":
+        return ((logits > 0) == (labels > 0.5)).float().mean()
+    labelled = labels != -100
+    return ((logits.argmax(dim=-1) == labels) & labelled).sum() / labelled.sum().clamp(min=1)
+
+
+def _matched(logits: Tensor, labels: Tensor, problem_type: ProblemType | None) -> tuple[Tensor, Tensor, ProblemType]:
+    problem_type = problem_type or problem_type_of(labels, logits.shape[-1])
+    if problem_type == "regression" and logits.shape[-1] == 1 and labels.ndim < logits.ndim:
+        logits = logits.squeeze(dim=-1)
+    if problem_type == "single_label_classification":
+        expected = logits.shape[:-1]
+    elif problem_type in ("multi_label_classification", "regression"):
+        expected = logits.shape
+    else:
+        raise ValueError(f"problem_type={problem_type!r} is unknown, it must be one of {get_args(ProblemType)}")
+    if labels.shape != expected:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected {tuple(expected)} for {problem_type}")
+    return logits, labels, problem_type
+
+
+def checked_names(names: Any, num_classes: int) -> list[str] | None:
+    """The names as a list.
+
+    Raises:
+        ValueError: if there are more or fewer than classes.
+    """
+    if names is None:
+        return None
+    if len(names) != num_classes:
+        raise ValueError(f"{len(names)} names, {', '.join(map(str, names))}, for num_classes={num_classes}")
+    return [str(name) for name in names]
