@@ -1,8 +1,9 @@
 """Runs the checks of recorded checkpoints (`../shared/compat/check.py`) and accepts two known differences, no others.
 
 Both are of clm_4, a model without prefix. Their recorded values have padding among the latents, which the published
-format does not mask in its self-attention: padding there changes what real tokens predict. Ours changes nothing, and the
-same script demands that of the same model ("padding invariance fwd_prefix0_pad", "equals solo"). No model can do both.
+format does not mask in its self-attention: padding there changes what real tokens predict. Ours changes nothing, and
+the same script demands that of the same model ("padding invariance fwd_prefix0_pad", "equals solo"): no model can do
+both.
 The recorded cached values even depend on how many tokens came in one call: they differ by 7.5 from the uncached ones
 (`max_abs_diff_to_uncached` in the recording).
 

@@ -1,6 +1,7 @@
 """The console command `perceiver`: training scripts and conversions under one name.
 
     perceiver mlm fit ...                                        the training script of a task
+    perceiver preproc wikitext ...                               preprocesses text ahead of training
     perceiver convert model --task mlm SOURCE SAVE_DIR           official weights in transformers' format -> a folder
     perceiver convert checkpoint --task mlm CKPT SAVE_DIR --tokenizer NAME      Lightning checkpoint -> a folder
 
@@ -19,15 +20,22 @@ from perceiver import __version__
 TASKS = {
     "clm": ("perceiver.model.text.clm", "perceiver.scripts.text.clm"),
     "mlm": ("perceiver.model.text.mlm", "perceiver.scripts.text.mlm"),
+    "text-classifier": ("perceiver.model.text.classifier", "perceiver.scripts.text.classifier"),
+    "token-classifier": ("perceiver.model.text.token_classifier", "perceiver.scripts.text.token_classifier"),
 }
 # tasks that transformers' own Perceiver classes have weights for
-OFFICIAL_TASKS = ("mlm",)
+OFFICIAL_TASKS = ("mlm", "text-classifier")
+
+PREPROC = "perceiver.scripts.text.preproc"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`, `sys.argv[1:]` if None, and returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        if argv and argv[0] == "preproc":
+            importlib.import_module(PREPROC).main(argv[1:])
+            return 0
         if argv and argv[0] in TASKS:
             # sys.argv stays as it is: Lightning starts the other processes of a distributed run with it
             _, script = TASKS[argv[0]]
@@ -47,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     commands = result.add_subparsers(metavar="COMMAND", required=True)
     for task in TASKS:
         commands.add_parser(task, help=f"train, evaluate: perceiver {task} fit|validate|test ... (see {task} --help)")
+    commands.add_parser("preproc", help="preprocess text ahead of training: perceiver preproc DATA ... (see --help)")
 
     kinds = commands.add_parser("convert", help="write a Hugging Face folder").add_subparsers(
         metavar="KIND", required=True, dest="kind"

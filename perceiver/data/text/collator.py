@@ -1,6 +1,7 @@
-"""Collators: a list of examples -> a batch `(labels, input_ids, pad_mask)`, each (B, n).
+"""Collators: a list of examples -> a batch `(labels, input_ids, pad_mask)`, each (B, n); labels of documents are (B,).
 
-`input_ids` and `labels` are int64, labels are -100 where nothing is predicted; `pad_mask` is True at padding.
+`input_ids` and `labels` are int64, labels are -100 where nothing is predicted; `pad_mask` is True at padding. Examples
+that are `repeated` have no labels: they count in another process (`loader.py`).
 
 Masking is a pure function of (seed, epoch, index of the example): each example has its own stream of random numbers
 (`streams.py`), so its mask depends neither on the number of workers, nor on what was loaded before, nor on the other
@@ -11,7 +12,7 @@ in preprocessing, without storing the result.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.data.text.preprocessor import PaddingSide
 from perceiver.data.text.streams import MASKS, stream
 from perceiver.data.text.tokenization import tokenizer_name
 
@@ -26,14 +28,13 @@ IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
 # Of what is selected; the rest stays as it is (BERT, arXiv 1810.04805, section 3.1).
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
-PaddingSide = Literal["left", "right"]
 Example = Mapping[str, Any]
 Batch = tuple[Tensor, Tensor, Tensor]
 Ids = npt.NDArray[np.int64]
 
 
 class DefaultCollator:
-    """Pads `input_ids` and `label_ids` of the examples to the longest one.
+    """Pads `input_ids` and `label_ids` of the examples to the longest one, or stacks their `label`.
 
     Args:
         tokenizer: gives the padding token and, unless `padding_side` does, the padding side.
@@ -61,9 +62,13 @@ class DefaultCollator:
         real = (columns >= 0) & (columns < lengths[:, None])
 
         input_ids = np.full(real.shape, self.pad_token_id, np.int64)
-        labels = np.full(real.shape, IGNORE, np.int64)
         input_ids[real] = np.concatenate([example["input_ids"] for example in examples])
-        labels[real] = np.concatenate([example["label_ids"] for example in examples])
+        if "label" in examples[0]:
+            labels = np.array([example["label"] for example in examples], np.int64)
+        else:
+            labels = np.full(real.shape, IGNORE, np.int64)
+            labels[real] = np.concatenate([example["label_ids"] for example in examples])
+        labels[[bool(example.get("repeated")) for example in examples]] = IGNORE
         return torch.from_numpy(labels), torch.from_numpy(input_ids), torch.from_numpy(~real)
 
 
@@ -135,8 +140,8 @@ class MaskingCollator(ABC):
         labels = np.where(selected, input_ids, IGNORE)
         input_ids = np.where(masked, self.mask_token_id, np.where(randomised, random_ids, input_ids))
 
-        rows = zip(np.split(input_ids, ends[:-1]), np.split(labels, ends[:-1]), strict=True)
-        return self.pad([{"input_ids": ids, "label_ids": label_ids} for ids, label_ids in rows])
+        rows = zip(examples, np.split(input_ids, ends[:-1]), np.split(labels, ends[:-1]), strict=True)
+        return self.pad([{**example, "input_ids": ids, "label_ids": label_ids} for example, ids, label_ids in rows])
 
     def _draw(self, example: Example) -> npt.NDArray[np.float64]:
         """Three uniform numbers per token, (3, n)."""

@@ -1,45 +1,37 @@
-"""The base of the text data modules.
+"""The data modules of texts: masked and causal language modelling, and classification.
 
-A leaf says where raw text comes from (`identity` and `load`). Everything else is here, in this order:
+A leaf says where raw text comes from (`identity` and `load`) and for which tasks it is (`tasks`). `base.py` has the
+cache and the loaders; here is what the tasks differ in:
 
-1. `prepare_data` tokenises the splits once, into `<dataset_dir>/<key>/` (`corpus.py`). The key covers everything that
-   changes the result: the leaf's `identity`, the tokenizer's content, `add_special_tokens`, the format version.
-   A second run finds the folder and starts at once; a folder exists only if it is complete.
-2. `setup` maps the splits as chunks of `max_seq_len` tokens, plus one where the next token is to be predicted.
-3. The loaders serve batches `(labels, input_ids, pad_mask)` (`collator.py`). What is random in them (masks, shifts,
-   lengths) is drawn when they are loaded: anew in each epoch of training, but for masks with `static_masking`; always
-   the same in validation and test, whose losses stay comparable.
+    mlm  chunks of `max_seq_len` tokens, masked
+    clm  chunks of `max_seq_len` + 1 tokens; labels are the next tokens
+    clf  documents, each cut to `max_seq_len` tokens, with a label each
 
-Batches depend on `seed` and the epoch, not on the number of workers (`loader.py`, `streams.py`).
+What is random in examples (masks, shifts, lengths) is new in each epoch of training, but for masks with
+`static_masking`, and always the same in validation and test, whose losses stay comparable.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from perceiver.data.text.base import CachedTextDataModule
 from perceiver.data.text.collator import (
     DefaultCollator,
     MaskingCollator,
-    PaddingSide,
     TokenMaskingCollator,
     WordMaskingCollator,
 )
-from perceiver.data.text.corpus import FORMAT_VERSION, TokenChunks, write_corpus
-from perceiver.data.text.loader import EpochSampler, ResumableLoader
-from perceiver.data.text.preprocessor import TextPreprocessor, check_text_arguments
+from perceiver.data.text.corpus import Encoder, LabelledDocuments, TokenChunks
+from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
+from perceiver.data.text.preprocessor import PaddingSide
 from perceiver.data.text.streams import RECORDS, stream
-from perceiver.data.text.tokenization import check_tokenizer, tokenizer_fingerprint
+from perceiver.data.text.tokenization import special_ids
 
 
 class Task(Enum):
@@ -50,19 +42,21 @@ class Task(Enum):
     clf = 2
 
 
-class TextDataModule(pl.LightningDataModule):
-    """Serves text for masked (task mlm) or causal (task clm) language modelling.
+class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
+    """Serves text for masked (task mlm) or causal (task clm) language modelling, or for classification (task clf).
 
     Args:
         dataset_dir: folder for preprocessed text.
         tokenizer: hub id or local folder of a `PerceiverTokenizer` or of a fast tokenizer.
-        max_seq_len: inputs per example; only the last example of a split may be shorter.
-        task: what the batches are for: mlm, words to fill in, or clm, the next token at each position.
+        max_seq_len: inputs per example; mlm, clm: only the last example of a split may be shorter. clf: documents are
+            cut to it on the right.
+        task: what the batches are for: mlm, words to fill in, clm, the next token at each position, or clf, the class
+            of a document.
         mask_prob: mlm: share of words (or tokens) to predict, in (0, 1).
         mask_words: mlm: mask whole words; otherwise single tokens.
         static_masking: mlm: give each training example the same mask in every epoch.
         add_special_tokens: add what the tokenizer adds around a document, for example [CLS] and [SEP].
-        padding_side: clm: "left", which is the default, or "right". mlm: "right", because masked language models count
+        padding_side: clm: "left", which is the default, or "right". mlm, clf: "right", because these models count
             positions from the left.
         random_train_shift: start each training example at a random token of its chunk; it goes on in the next chunk.
         random_valid_shift: the same for validation examples, with the same shifts in every epoch.
@@ -81,6 +75,9 @@ class TextDataModule(pl.LightningDataModule):
     Raises:
         ValueError: if an argument is out of range, arguments contradict each other or the task is not supported.
     """
+
+    tasks: ClassVar[tuple[Task, ...]] = (Task.mlm, Task.clm)
+    given_label_names: list[str] | None = None  # of a leaf that knows them
 
     def __init__(
         self,
@@ -106,14 +103,27 @@ class TextDataModule(pl.LightningDataModule):
         pin_memory: bool = True,
         seed: int = 0,
     ):
-        super().__init__()
-        check_text_arguments(max_seq_len, padding_side)
-        if task not in (Task.mlm, Task.clm):
-            raise ValueError(f"task={task} is not supported by {type(self).__name__}, only {Task.mlm} and {Task.clm}")
-        if task is Task.mlm and padding_side == "left":
+        super().__init__(
+            dataset_dir,
+            tokenizer,
+            max_seq_len,
+            add_special_tokens=add_special_tokens,
+            padding_side=padding_side or ("left" if task is Task.clm else "right"),
+            preproc_batch_size=preproc_batch_size,
+            preproc_workers=preproc_workers,
+            batch_size=batch_size,
+            valid_batch_size=valid_batch_size,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            seed=seed,
+        )
+        if task not in self.tasks:
+            names = " and ".join(str(task) for task in self.tasks)
+            raise ValueError(f"task={task} is not supported by {type(self).__name__}, only {names}")
+        if task is not Task.clm and padding_side == "left":
             raise ValueError(
-                f"padding_side='left' is not possible with task={task}: masked language models count positions from "
-                "the left, so padding there would change their outputs"
+                f"padding_side='left' is not possible with task={task}: its models count positions from the left, so "
+                "padding there would change their outputs"
             )
         if not 0 < mask_prob < 1:
             raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
@@ -127,96 +137,33 @@ class TextDataModule(pl.LightningDataModule):
                 "static_masking=True gives each example the same mask in every epoch, and random_train_shift and "
                 "random_train_truncation change the examples"
             )
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be at least 0")
-        self.dataset_dir = Path(dataset_dir)
-        self.tokenizer_source = tokenizer
-        self.max_seq_len = max_seq_len
+        if task is Task.clf and (random_train_shift or random_valid_shift or truncation):
+            raise ValueError(f"random shift and truncation are for chunks of text, and task={task} has documents")
         self.task = task
         self.mask_prob = mask_prob
         self.mask_words = mask_words
         self.static_masking = static_masking
-        self.add_special_tokens = add_special_tokens
-        self.padding_side: PaddingSide = padding_side or ("left" if task is Task.clm else "right")
         # (random shift, random truncation) by split
         self.random_windows = {
             "train": (random_train_shift, random_train_truncation),
             "valid": (random_valid_shift, random_valid_truncation),
         }
         self.random_min_seq_len = random_min_seq_len
-        self.preproc_batch_size = preproc_batch_size
-        self.preproc_workers = preproc_workers
-        self.batch_size = batch_size
-        self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self.seed = seed
-        self.chunks: dict[str, TokenChunks] = {}
-        self.num_bytes: dict[str, int] = {}
 
-    def identity(self) -> dict[str, Any]:
-        """What tells this raw text from other raw text, as JSON values: part of the cache key."""
-        raise NotImplementedError
+    def corpus_kind(self) -> dict[str, Any]:
+        if self.task is Task.clf:  # special tokens are added to examples
+            return {"labels": "documents", "label_names": self.given_label_names}
+        return {"labels": None, "add_special_tokens": self.add_special_tokens}
 
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        """Reads the raw text.
+    def encoder(self, splits: Mapping[str, datasets.Dataset]) -> Encoder:
+        if self.task is Task.clf:
+            return DocumentEncoder(self.tokenizer, splits, self.given_label_names)
+        return TextEncoder(self.tokenizer, splits, self.add_special_tokens)
 
-        Args:
-            work_dir: for intermediate files; deleted afterwards.
-
-        Returns:
-            Splits "train", "valid" and possibly "test", each with a document per row in column `text`.
-        """
-        raise NotImplementedError
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.tokenizer_source)
-        check_tokenizer(tokenizer)
-        return tokenizer
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokenizer)  # `tokenizer.vocab_size` leaves out PerceiverTokenizer's special tokens
-
-    def text_preprocessor(self) -> TextPreprocessor:
-        """Preprocesses text for inference with the settings of this module."""
-        return TextPreprocessor(self.tokenizer, self.max_seq_len, self.add_special_tokens, self.padding_side)
-
-    @cached_property
-    def cache_key(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            "data": {"class": type(self).__name__, **self.identity()},
-            "tokenizer": tokenizer_fingerprint(self.tokenizer),
-            "add_special_tokens": self.add_special_tokens,
-        }
-
-    @property
-    def cache_dir(self) -> Path:
-        digest = hashlib.sha256(json.dumps(self.cache_key, sort_keys=True).encode()).hexdigest()
-        return self.dataset_dir / digest[:16]
-
-    def prepare_data(self) -> None:
-        self.collator(static=True)  # an unfit tokenizer is an error now, not after preprocessing
-        if not self.cache_dir.is_dir():
-            write_corpus(
-                self.cache_dir,
-                self.cache_key,
-                self.load,
-                self.tokenizer,
-                add_special_tokens=self.add_special_tokens,
-                batch_size=self.preproc_batch_size,
-                num_workers=self.preproc_workers,
-            )
-
-    def setup(self, stage: str | None = None) -> None:
-        if not self.cache_dir.is_dir():
-            raise ValueError(f"{self.cache_dir} does not exist: call prepare_data() before setup()")
-        self.num_bytes = json.loads((self.cache_dir / "num_bytes.json").read_text())
-        self.chunks = {split: self._chunks(split) for split in self.num_bytes}
-
-    def _chunks(self, split: str) -> TokenChunks:
+    def examples(self, split: str) -> TokenChunks | LabelledDocuments:
+        if self.task is Task.clf:
+            around = special_ids(self.tokenizer) if self.add_special_tokens else ((), ())
+            return LabelledDocuments(self.cache_dir, split, self.max_seq_len, around)
         shift, truncation = self.random_windows.get(split, (False, False))
         return TokenChunks(
             self.cache_dir,
@@ -227,6 +174,21 @@ class TextDataModule(pl.LightningDataModule):
             min_seq_len=self.random_min_seq_len if truncation else None,
             seed=self.seed,
         )
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """Names of the classes 0, 1, ... The text is preprocessed if the cache has to say what they are.
+
+        Raises:
+            ValueError: if the task is another than clf.
+        """
+        if self.task is not Task.clf:
+            raise ValueError(f"task={self.task} has no classes, only {Task.clf} has")
+        return self.given_label_names or self.cached_label_names()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.label_names)
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -255,54 +217,13 @@ class TextDataModule(pl.LightningDataModule):
         return torch.from_numpy(chunks[index]["input_ids"])
 
     def collator(self, static: bool) -> MaskingCollator | DefaultCollator:
-        """Makes batches of examples; `static` repeats the masks of the first epoch."""
+        if self.task is Task.clf:
+            return DefaultCollator(self.tokenizer, self.padding_side, min_width=1)
         if self.task is Task.clm:
-            # A model needs as many positions as it has latents, also where the short last example is alone.
-            truncation = any(truncation for _, truncation in self.random_windows.values())
-            min_width = self.random_min_seq_len if truncation else self.max_seq_len
-            return DefaultCollator(self.tokenizer, self.padding_side, min_width=min_width)
+            # A model needs as many positions as it has latents, also where all examples of a batch are short.
+            return DefaultCollator(self.tokenizer, self.padding_side, min_width=self.max_seq_len)
         collator = WordMaskingCollator if self.mask_words else TokenMaskingCollator
         return collator(self.tokenizer, self.mask_prob, seed=self.seed, static=static)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        trainer = self.trainer
-        if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._fixed_dataloader("train", self.batch_size)  # the same few batches in every epoch
-        chunks = self._split("train")
-        sampler = EpochSampler(
-            chunks,
-            num_replicas=trainer.world_size if trainer is not None else 1,
-            rank=trainer.global_rank if trainer is not None else 0,
-            seed=self.seed,
-        )
-        return ResumableLoader(
-            chunks,
-            sampler=sampler,
-            batch_size=self.batch_size,
-            collate_fn=self.collator(self.static_masking),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._fixed_dataloader("valid", self.valid_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._fixed_dataloader("test", self.valid_batch_size)
-
-    def _fixed_dataloader(self, split: str, batch_size: int) -> DataLoader[Any]:
-        """Examples in the order of the text, always the same."""
-        return DataLoader(
-            self._split(split),
-            batch_size=batch_size,
-            collate_fn=self.collator(static=True),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-        )
-
-    def _split(self, split: str) -> TokenChunks:
-        if split not in self.chunks:
-            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.chunks)}")
-        return self.chunks[split]
+    def train_collator(self) -> MaskingCollator | DefaultCollator:
+        return self.collator(self.static_masking)

@@ -1,36 +1,63 @@
-"""The training loader: its order is a function of (seed, epoch), and it resumes in the middle of an epoch.
+"""Loaders: the order of examples is a function of (seed, epoch), and training resumes in the middle of an epoch.
 
 Lightning calls `set_epoch` on the sampler before each epoch, and saves and restores the `state_dict` of a loader that
 has one, so a run resumed from a checkpoint sees the batches that the interrupted one would have seen. The sampler hands
 the epoch to the dataset with every index: workers that were started earlier (or stay alive) cannot have a stale one.
+
+In distributed training all processes must have as many batches, so where the examples can't be shared evenly some
+process gets one that another has, too. It is marked as repeated, and its labels are left out: nothing counts twice.
 """
 
-import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from perceiver.data.text.collator import Batch
-from perceiver.data.text.corpus import TokenChunks
+from perceiver.data.text.corpus import Examples
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffled `(epoch, index)` keys, different in each epoch. A `DistributedSampler`, so Lightning leaves it alone."""
+    """Keys `(epoch, index, repeated)` of one process, shuffled and different in each epoch.
 
-    dataset: TokenChunks
+    A `DistributedSampler`, so Lightning leaves it alone.
+
+    Args:
+        dataset: the examples.
+        num_replicas: processes.
+        rank: number of this process.
+        shuffle: False gives the order of the text and epoch 0, always.
+        seed: of the order.
+    """
+
+    dataset: Examples
     start = 0  # keys that the next iteration skips
 
+    def __init__(self, dataset: Examples, *, num_replicas: int = 1, rank: int = 0, shuffle: bool = True, seed: int = 0):
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
+
     def set_epoch(self, epoch: int) -> None:
+        if not self.shuffle:
+            return
         if epoch != self.epoch:
             self.start = 0
         super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         start, self.start = self.start, 0
-        for index in islice(super().__iter__(), start, None):
-            yield self.epoch, index
+        return islice(self._keys(), start, None)
+
+    def _keys(self) -> Iterator[tuple[int, int, bool]]:
+        size, epoch = len(self.dataset), self.epoch
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            order = torch.randperm(size, generator=generator)
+        else:
+            order = torch.arange(size)
+        for position in range(self.rank, self.num_samples * self.num_replicas, self.num_replicas):
+            yield epoch, int(order[position % size]), position >= size
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -46,7 +73,7 @@ class ResumableLoader(DataLoader[Any]):
 
     sampler: EpochSampler
 
-    def __init__(self, dataset: TokenChunks, *, batch_size: int, sampler: EpochSampler, **kwargs: Any):
+    def __init__(self, dataset: Examples, *, batch_size: int, sampler: EpochSampler, **kwargs: Any):
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
         self.num_examples_done = 0  # of this rank
 
@@ -73,7 +100,7 @@ class ResumableLoader(DataLoader[Any]):
         """
         done, num_replicas = state["num_examples_done"], state["num_replicas"]
         if num_replicas != self.sampler.num_replicas:
-            if 0 < done < math.ceil(len(self.sampler.dataset) / num_replicas):
+            if 0 < done < -(-len(self.sampler.dataset) // num_replicas):
                 raise ValueError(
                     f"the epoch was begun by {num_replicas} processes and cannot go on with "
                     f"{self.sampler.num_replicas}: their shares of it differ"

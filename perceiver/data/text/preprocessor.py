@@ -10,6 +10,8 @@ from typing import Literal
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+PaddingSide = Literal["left", "right"]
+
 
 class TextPreprocessor:
     """Tokenises, truncates to `max_seq_len` and pads to the longest text.
@@ -29,7 +31,7 @@ class TextPreprocessor:
         tokenizer: str | PreTrainedTokenizerBase,
         max_seq_len: int,
         add_special_tokens: bool = False,
-        padding_side: Literal["left", "right"] | None = None,
+        padding_side: PaddingSide | None = None,
     ):
         check_text_arguments(max_seq_len, padding_side)
         self.tokenizer: PreTrainedTokenizerBase = (

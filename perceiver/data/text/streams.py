@@ -7,7 +7,7 @@ before, or on the other examples of a batch; a resumed run needs no state.
 import numpy as np
 
 # What the numbers are for: streams of two purposes are independent.
-MASKS, WINDOWS, RECORDS = range(3)
+MASKS, WINDOWS, RECORDS, DOCUMENTS = range(4)
 
 
 def stream(purpose: int, seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -14,13 +14,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PerceiverTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 NUM_SPECIAL_BYTE_TOKENS = 6  # ids 0..5: [PAD] [BOS] [EOS] [MASK] [CLS] [SEP]
@@ -114,6 +115,51 @@ def encode(
     return _encode_fast(array, tokenizer, add_special_tokens)
 
 
+def encode_words(
+    tokenizer: PreTrainedTokenizerBase, words: pa.Array, offsets: npt.NDArray[np.int64]
+) -> tuple[Encoded, npt.NDArray[np.int64]]:
+    """Tokenises sentences that are given as words, as the text with a space between two words.
+
+    Args:
+        tokenizer: as in `encode`.
+        words: the words of all sentences, one sentence after the other, as large strings; none is empty.
+        offsets: sentence k is `words[offsets[k]:offsets[k + 1]]`, (K + 1,).
+
+    Returns:
+        The sentences, whose marks ignore where `words` begin, and the number of each token's word, (T,), -1 for tokens
+        in no word. A token of two words, which some tokenizers have, is of the second.
+    """
+    lengths = np.diff(offsets)
+    first = np.zeros(len(words), bool)
+    first[offsets[:-1][lengths > 0]] = True
+    if is_byte_tokenizer(tokenizer):
+        space = pa.scalar(" ", pa.large_string())
+        spaced = pc.binary_join_element_wise(pa.scalar("", pa.large_string()), words, space)
+        encoded = encode(tokenizer, pc.if_else(pa.array(first), words, spaced))
+        words_of_tokens = np.repeat(np.arange(len(words)), np.diff(encoded.offsets))
+        words_of_tokens[encoded.offsets[:-1][~first]] = -1
+        return Encoded(encoded.tokens, encoded.marks, encoded.offsets[offsets]), words_of_tokens
+
+    sentences = [words[start:stop].to_pylist() for start, stop in pairwise(offsets)]
+    encodings = _fast_encodings(tokenizer, [" ".join(sentence) for sentence in sentences], add_special_tokens=False)
+    numbers = [np.zeros(0, np.int64)]
+    for sentence, start, encoding in zip(sentences, offsets[:-1], encodings, strict=True):
+        # The number of each character's word, -1 for the spaces; one more for tokens without characters.
+        of_characters = np.array(
+            [n for i, word in enumerate(sentence) for n in ([start + i] * len(word) + [-1])] or [-1]
+        )
+        spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        numbers.append(of_characters[np.where(spans[:, 1] > spans[:, 0], spans[:, 1] - 1, -1)])
+    return _flat(encodings), np.concatenate(numbers)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Special tokens that the tokenizer adds before and after a text."""
+    encoded = encode(plain_text_tokenizer(tokenizer), ["a"], add_special_tokens=True)
+    text = np.flatnonzero(encoded.marks != SPECIAL)
+    return encoded.tokens[: text[0]].tolist(), encoded.tokens[text[-1] + 1 :].tolist()
+
+
 def _encode_bytes(texts: pa.Array, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> Encoded:
     if len(texts) == 0:
         return Encoded(np.zeros(0, np.uint16), np.zeros(0, np.int8), np.zeros(1, np.int64))
@@ -140,21 +186,27 @@ def _encode_bytes(texts: pa.Array, tokenizer: PreTrainedTokenizerBase, add_speci
 
 
 def _encode_fast(texts: pa.Array, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> Encoded:
-    token_lists: list[npt.NDArray[np.uint32]] = [np.zeros(0, np.uint32)]
-    mark_lists: list[npt.NDArray[np.int8]] = [np.zeros(0, np.int8)]
-    if len(texts) > 0:
-        batch = tokenizer(
-            texts.to_pylist(),
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,  # no warning about texts longer than the model: they are cut into chunks later
-        )
-        for encoding in batch.encodings or []:
-            token_lists.append(np.array(encoding.ids, np.uint32))
-            mark_lists.append(_marks(encoding.word_ids))
-    offsets = np.cumsum([len(tokens) for tokens in token_lists])
-    return Encoded(np.concatenate(token_lists), np.concatenate(mark_lists), offsets)
+    return _flat(_fast_encodings(tokenizer, texts.to_pylist(), add_special_tokens))
+
+
+def _fast_encodings(tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool) -> list[Encoding]:
+    if not texts:
+        return []
+    batch = tokenizer(
+        texts,
+        add_special_tokens=add_special_tokens,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,  # no warning about texts longer than the model: they are cut into chunks later
+    )
+    return batch.encodings or []
+
+
+def _flat(encodings: list[Encoding]) -> Encoded:
+    tokens = [np.zeros(0, np.uint32), *(np.array(encoding.ids, np.uint32) for encoding in encodings)]
+    marks = [np.zeros(0, np.int8), *(_marks(encoding.word_ids) for encoding in encodings)]
+    offsets = np.cumsum([len(ids) for ids in tokens])
+    return Encoded(np.concatenate(tokens), np.concatenate(marks), offsets)
 
 
 def _marks(word_ids: list[int | None]) -> npt.NDArray[np.int8]:

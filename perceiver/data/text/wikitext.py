@@ -1,18 +1,11 @@
 """WikiText: articles of Wikipedia, a paragraph or heading per row (arXiv 1609.07843)."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import datasets
-
-from perceiver.data.text.common import TextDataModule
-from perceiver.data.text.local import file_stamps
-
-SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # our name: the hub's
+from perceiver.data.text.hub import HubTextDataModule
 
 
-class WikiTextDataModule(TextDataModule):
+class WikiTextDataModule(HubTextDataModule):
     """WikiText, or any data set with the splits train, validation, test and a column `text`.
 
     Args:
@@ -32,19 +25,7 @@ class WikiTextDataModule(TextDataModule):
         revision: str | None = None,
         **kwargs: Any,
     ):
-        super().__init__(dataset_dir, **kwargs)
-        self.repo_id, self.config_name, self.revision = repo_id, config_name, revision
+        super().__init__(dataset_dir, repo_id, config_name, revision, **kwargs)
 
-    def identity(self) -> dict[str, Any]:
-        folder = Path(self.repo_id)
-        files = file_stamps(path for path in sorted(folder.rglob("*")) if path.is_file()) if folder.is_dir() else []
-        return {"repo_id": self.repo_id, "config_name": self.config_name, "revision": self.revision, "files": files}
-
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        splits = datasets.load_dataset(
-            self.repo_id, self.config_name, revision=self.revision, cache_dir=str(work_dir / "hub")
-        )
-        missing = set(SPLITS.values()) - set(splits)
-        if missing:
-            raise ValueError(f"{self.repo_id} has no split {sorted(missing)}, only {sorted(splits)}")
-        return {ours: splits[theirs] for ours, theirs in SPLITS.items()}
+    def splits(self) -> dict[str, str]:
+        return {"train": "train", "valid": "validation", "test": "test"}

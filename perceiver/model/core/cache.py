@@ -24,6 +24,7 @@ class KeyValueCache:
     is_sliding = True
     is_compileable = False
     is_croppable = True
+    supports_early_init = False
 
     def __init__(self, window: int, max_length: int | None = None):
         self.window = window

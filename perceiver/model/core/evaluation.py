@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from perceiver.model.core.adapter import check_range
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.sampling import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,10 @@ def _score(model: CausalSequenceModel, batch: list[tuple[Tensor, int]]) -> list[
         pad_mask[i, width - len(tokens) + 1 :] = False
         labels.append(tokens[-num_scored:])
     device = model.txt_embedding.weight.device
-    was_training = model.training
-    model.eval()
-    latents = model.latents(
-        x.to(device), max(width - model.max_latents, 0), pad_mask.to(device) if pad_mask.any() else None
-    )  # B N D
-    model.train(was_training)
+    with evaluation_mode(model):
+        latents = model.latents(
+            x.to(device), max(width - model.max_latents, 0), pad_mask.to(device) if pad_mask.any() else None
+        )  # B N D
     scores = []
     for i, targets in enumerate(labels):  # one window after the other: logits are large
         logits = model.logits(latents[i : i + 1, -len(targets) :])[0].float()

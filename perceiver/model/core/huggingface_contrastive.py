@@ -65,7 +65,8 @@ def contrastive_search(
 
     while True:
         processed = logits_processor(input_ids, logits.to(torch.float32, copy=True))  # type: ignore[arg-type]
-        scores += (processed,)
+        if generation_config.output_scores:
+            scores += (processed,)
         probs, candidates = processed.softmax(dim=-1).topk(k, dim=-1)  # B k
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
         mask = model_kwargs.get("attention_mask")

@@ -55,6 +55,7 @@ class PerceiverARCache(Cache):
     def __init__(self, layers: list[KeyValueCache], num_skipped: int = 0):
         super().__init__(layers=layers)  # type: ignore[arg-type]
         self.num_skipped = num_skipped
+        self.is_of_beams = False
 
     @property
     def num_seen(self) -> int:
@@ -73,6 +74,10 @@ class PerceiverARCache(Cache):
     def reset(self) -> None:
         super().reset()  # type: ignore[no-untyped-call]
         self.num_skipped = 0
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.is_of_beams = True
 
 
 class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
@@ -121,9 +126,16 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 f"past_key_values is a {type(past_key_values).__name__}, it must be a PerceiverARCache: what this "
                 "model returned or its new_cache() gives"
             )
-        num_layers = 1 + len(self.backend_model.self_attention)
-        if past_key_values is not None and len(past_key_values) != num_layers:
-            raise ValueError(f"past_key_values has {len(past_key_values)} layers, this model {num_layers}")
+        if past_key_values is not None:
+            windows = [layer.window for layer in self.backend_model.new_cache()]
+            if [layer.window for layer in past_key_values.layers] != windows:
+                raise ValueError("past_key_values is the cache of another model: its layers have other windows")
+        if labels is not None and labels.shape != input_ids.shape:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}, inputs {tuple(input_ids.shape)}: they must be equal"
+            )
+        if labels is not None and logits_to_keep:
+            raise ValueError(f"logits_to_keep={logits_to_keep} can't be given with labels, which need all logits")
         num_cached = 0 if past_key_values is None else past_key_values.num_seen
         num_tokens = num_cached + input_ids.shape[1]
         if num_cached:
@@ -141,9 +153,10 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         logits = self.backend_model.logits(latents[:, -logits_to_keep:])
         loss = None
         if labels is not None:
-            labels = labels[:, 1:]
+            num_labels, labels = labels.shape[1], labels[:, 1:]
             if attention_mask is not None:  # padding is not predicted, and predicts nothing
-                labels = labels.masked_fill((attention_mask[:, 1:] == 0) | (attention_mask[:, :-1] == 0), -100)
+                is_padding = attention_mask[:, -num_labels:] == 0
+                labels = labels.masked_fill(is_padding[:, 1:] | is_padding[:, :-1], -100)
             loss = token_cross_entropy(logits[:, :-1], labels[:, labels.shape[1] - logits.shape[1] + 1 :])
         output = CausalLMOutputWithPast(
             loss=loss,
@@ -178,8 +191,8 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             generation_config: As in transformers.
             num_latents: Number of last prompt tokens that start as latents, 1 to `max_latents`. Default: 1, or as many
                 as are needed for the others to fit into the prefix, `max_seq_len - max_latents` tokens.
-            prefix_len: Number of prompt tokens that don't start as latents, instead of `num_latents`. Not checked: this
-                is how transformers hands it on to an assistant model.
+            prefix_len: Number of prompt tokens that don't start as latents, instead of `num_latents`. This is how
+                transformers hands it on to an assistant model.
             reset_latents: Whether latents are reset when they are full.
             kwargs: Arguments of transformers' `generate`.
 
@@ -189,12 +202,15 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         Raises:
             ValueError: if an argument is out of range, or asks for what this model can't do.
         """
-        for name in ("position_ids", "output_attentions", "inputs_embeds"):
+        for name in ("position_ids", "output_attentions", "inputs_embeds", "assistant_early_exit"):
             if kwargs.get(name) is not None and kwargs[name] is not False:
                 raise ValueError(f"{name} is not supported by {type(self).__name__}")
         prompt = kwargs.get("input_ids") if inputs is None else inputs
-        if prompt is None or prompt.ndim != 2 or prompt.shape[1] == 0:
+        if prompt is None or (isinstance(prompt, Tensor) and prompt.numel() == 0):
             raise ValueError("the prompt is empty, it must have at least one token and the shape (B, n)")
+        if not isinstance(prompt, Tensor) or prompt.ndim != 2:
+            what = f"has shape {tuple(prompt.shape)}" if isinstance(prompt, Tensor) else f"is a {type(prompt).__name__}"
+            raise ValueError(f"the prompt {what}, it must be a tensor of shape (B, n)")
         config, _ = self._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         mode = config.get_generation_mode(kwargs.get("assistant_model"))
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
@@ -216,6 +232,10 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
             prefix_len = prompt_prefix_len(
                 prompt.shape[1], num_latents, max_seq_len=max_seq_len, max_latents=max_latents
+            )
+        elif not 0 <= prefix_len < prompt.shape[1]:
+            raise ValueError(
+                f"prefix_len={prefix_len} must be in [0, {prompt.shape[1] - 1}] for a prompt of this length"
             )
         elif num_latents is not None:
             raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
@@ -249,6 +269,12 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             raise ValueError("contrastive search needs use_cache=True")
         if mode == GenerationMode.CONTRASTIVE_SEARCH and cache is not None and cache.num_seen:
             raise ValueError("contrastive search can't continue from a filled cache: it needs all hidden states")
+        if cache is not None and cache.num_seen and cache.is_of_beams:
+            raise ValueError(
+                "a cache of beam search can't be continued: its rows are beams, not the returned sequences"
+            )
+        if mode == GenerationMode.CONTRASTIVE_SEARCH and config.stop_strings is not None:
+            raise ValueError("stop_strings are not supported by contrastive search")
         vocab_size = self.backend_model.config.vocab_size
         if mode == GenerationMode.CONTRASTIVE_SEARCH and config.top_k is not None and config.top_k > vocab_size:
             raise ValueError(
@@ -307,6 +333,7 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         prefix_len: int | None = None,
         reset_latents: bool | None = None,
         only_new_ids: bool | None = None,
+        tokenizer: object = None,  # for stop strings: transformers passes it along, but `forward` has no use for it
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of the next forward pass. `prefix_len` counts tokens of the whole sequence."""

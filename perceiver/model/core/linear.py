@@ -56,6 +56,8 @@ def _plain_inference(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == weight.device.type == "cpu"
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
+        and torch.autograd.forward_ad._current_level < 0  # the operator has no forward derivative, and does not say so
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
         and type(x) is Tensor
         and type(weight) is nn.Parameter
     )

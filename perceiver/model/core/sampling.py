@@ -7,9 +7,10 @@ A small loop for training logs and for users of the backend alone: a key/value c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
 
@@ -57,12 +58,14 @@ def sample_tokens(
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if temperature < 0.0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0.0 < top_p <= 1.0):
+    if not temperature >= 0.0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0.0 < top_p <= 1.0):
         raise ValueError(
             f"temperature={temperature} must be at least 0, top_k={top_k} at least 1, top_p={top_p} in (0, 1]"
         )
     if prompt.ndim != 2:
         raise ValueError(f"prompt has shape {tuple(prompt.shape)}, expected (batch size, sequence length)")
+    if pad_mask is not None and pad_mask.all(dim=1).any():
+        raise ValueError("a prompt is empty, every one must have at least one token besides padding")
     if pad_mask is not None and pad_mask[:, -1].any():
         raise ValueError("prompts are padded on the right, they must be padded on the left")
     max_seq_len, max_latents = model.max_seq_len, model.max_latents
@@ -78,6 +81,19 @@ def sample_tokens(
     )
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode of every module as it was afterwards."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _tokens(
     model: CausalSequenceModel,
     x: Tensor,
@@ -88,14 +104,9 @@ def _tokens(
 ) -> Iterator[Tensor]:
     cache = model.new_cache(x.shape[1] + max_new_tokens - 1)
     for _ in range(max_new_tokens):
-        if was_training := model.training:
-            model.eval()
-        try:
-            with torch.no_grad():  # not around the yield: what the caller does in between is its own business
-                logits = model(x, prefix_len, pad_mask, cache)[:, -1]
-        finally:
-            if was_training:
-                model.train()
+        # not around the yield: what the caller does in between is its own business
+        with torch.no_grad(), evaluation_mode(model):
+            logits = model(x, prefix_len, pad_mask, cache)[:, -1]
         tokens = next_tokens(logits.float())
         yield tokens
         x, prefix_len = tokens[:, None], 0

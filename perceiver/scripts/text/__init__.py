@@ -1,1 +1,4 @@
-"""Scripts of the text tasks: mlm.py (masked language model), clm.py (causal language model)."""
+"""Scripts of the text tasks.
+
+mlm.py and clm.py (masked and causal language models), classifier.py, token_classifier.py, preproc.py (preprocessing).
+"""

@@ -45,7 +45,17 @@ LINKS: dict[str, list[str]] = {
 
 
 # `--data=<name>` finds them; any other data module with the attributes above is given by its import path.
-DATA_MODULES = (data.WikiTextDataModule, data.LocalTextDataModule, data.PydocTextDataModule)
+DATA_MODULES = (
+    data.BookCorpusDataModule,
+    data.BookCorpusOpenDataModule,
+    data.C4DataModule,
+    data.Enwik8DataModule,
+    data.ImdbDataModule,
+    data.LocalTextDataModule,
+    data.PydocTextDataModule,
+    data.WikiTextDataModule,
+    data.WikipediaDataModule,
+)
 
 
 def main(args: ArgsType = None) -> None:
@@ -97,6 +107,8 @@ def evaluate(arguments: Namespace) -> None:
     """
     if missing := [file for file in arguments.data if not Path(file).is_file()]:
         raise FileNotFoundError(f"there is no file {', '.join(missing)}")  # now, not after the files before it
+    if arguments.output is not None and not Path(arguments.output).parent.is_dir():
+        raise FileNotFoundError(f"there is no folder for --output={arguments.output}")
     model = load_model(arguments.model)
     tokenizer = load_tokenizer(arguments.tokenizer, arguments.model)
     try:

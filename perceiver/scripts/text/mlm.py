@@ -45,7 +45,17 @@ LINKS: dict[str, list[str]] = {
 
 
 # `--data=<name>` finds them; any other data module with the attributes above is given by its import path.
-DATA_MODULES = (data.WikiTextDataModule, data.LocalTextDataModule, data.PydocTextDataModule)
+DATA_MODULES = (
+    data.BookCorpusDataModule,
+    data.BookCorpusOpenDataModule,
+    data.C4DataModule,
+    data.Enwik8DataModule,
+    data.ImdbDataModule,
+    data.LocalTextDataModule,
+    data.PydocTextDataModule,
+    data.WikiTextDataModule,
+    data.WikipediaDataModule,
+)
 
 
 def main(args: ArgsType = None) -> None:

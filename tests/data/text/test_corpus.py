@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import PerceiverTokenizer
 
 from perceiver.data.text.corpus import TokenChunks, write_corpus
+from perceiver.data.text.encoders import TextEncoder
 from perceiver.data.text.tokenization import encode
 from tests.data.text.conftest import word_piece_tokenizer
 
@@ -26,8 +27,14 @@ def write(
     directory: Path, texts=LINES, tokenizer=BYTES, add_special_tokens=False, batch_size=4, num_workers=1, **columns
 ) -> None:
     data = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(columns or {"text": texts})
-    arguments = {"add_special_tokens": add_special_tokens, "batch_size": batch_size, "num_workers": num_workers}
-    write_corpus(directory, {"made": "here"}, lambda work: {"train": data}, tokenizer, **arguments)
+    write_corpus(
+        directory,
+        {"made": "here"},
+        lambda work: {"train": data},
+        lambda splits: TextEncoder(tokenizer, splits, add_special_tokens),
+        batch_size=batch_size,
+        num_workers=num_workers,
+    )
 
 
 def rows(directory: Path, max_seq_len: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -234,7 +241,7 @@ def test_items_carry_index_and_epoch(tmp_path):
     assert (chunks[2]["index"], chunks[2]["epoch"]) == (2, 0)
     assert (chunks[5, 2]["index"], chunks[5, 2]["epoch"]) == (2, 5)
     assert chunks[5, 2]["input_ids"].dtype == chunks[5, 2]["word_ids"].dtype == np.int64
-    with pytest.raises(IndexError, match=r"chunk 7 is not in \[0, 7\)"):
+    with pytest.raises(IndexError, match=r"example 7 is not in \[0, 7\)"):
         chunks[7]
 
 

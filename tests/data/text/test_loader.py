@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import PerceiverTokenizer
 
@@ -50,19 +52,48 @@ def epoch_of(loader: ResumableLoader, epoch: int) -> list[list[Any]]:
 
 
 def test_an_epoch_has_every_chunk_once_in_an_order_of_its_own(chunks):
-    sampler = EpochSampler(chunks, num_replicas=1, rank=0)
+    sampler = EpochSampler(chunks)
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
-    assert sorted(first) == [(0, i) for i in range(39)]
-    assert sorted(second) == [(1, i) for i in range(39)]
-    assert [i for _, i in first] != [i for _, i in second]
+    assert sorted(first) == [(0, i, False) for i in range(39)]
+    assert sorted(second) == [(1, i, False) for i in range(39)]
+    assert [i for _, i, _ in first] != [i for _, i, _ in second]
 
 
 def test_ranks_share_an_epoch(chunks):
     keys = [list(EpochSampler(chunks, num_replicas=3, rank=rank)) for rank in range(3)]
     assert [len(part) for part in keys] == [13, 13, 13]
-    assert sorted(key for part in keys for key in part) == [(0, i) for i in range(39)]
+    assert sorted(key for part in keys for key in part) == [(0, i, False) for i in range(39)]
+
+
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 3), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_ranks_have_every_example_once_and_as_many(size, num_replicas, epoch, shuffle):
+    """What is left over is repeated, marked as such."""
+    keys = []
+    for rank in range(num_replicas):
+        sampler = EpochSampler(list(range(size)), num_replicas=num_replicas, rank=rank, shuffle=shuffle)
+        sampler.set_epoch(epoch)
+        keys.append(list(sampler))
+    assert {len(part) for part in keys} == {-(-size // num_replicas)}
+    counting = [(e, i) for part in keys for e, i, repeated in part if not repeated]
+    assert sorted(counting) == [(epoch if shuffle else 0, i) for i in range(size)]
+    assert all(sum(repeated for _, _, repeated in part) <= 1 for part in keys)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ranks_have_every_label_once(chunks, shuffle):
+    """39 chunks on 4 ranks: a fortieth example without labels. A mask of every token counts tokens."""
+    labelled, num_batches = 0, set()
+    for rank in range(4):
+        sampler = EpochSampler(chunks, num_replicas=4, rank=rank, shuffle=shuffle)
+        collate = WordMaskingCollator(PerceiverTokenizer(), 1 - 1e-9)
+        batches = list(ResumableLoader(chunks, batch_size=3, sampler=sampler, collate_fn=collate))
+        labelled += sum(int((labels != -100).sum()) for labels, _, _ in batches)
+        num_batches.add(len(batches))
+    assert labelled == len(chunks.tokens)
+    assert num_batches == {4}
 
 
 def test_ranks_share_random_windows(chunks):
@@ -113,7 +144,7 @@ def test_a_loader_goes_on_where_another_stopped(chunks, num_workers):
 def test_another_batch_size_goes_on_at_the_next_example(chunks, batch_size):
     stopped = loader(chunks, num_replicas=2, rank=1)
     stopped.sampler.set_epoch(3)
-    order = list(stopped.sampler)
+    order = [(epoch, index) for epoch, index, _ in stopped.sampler]
     list(islice(stopped, 2))
     state = stopped.state_dict()
     assert state == {"epoch": 3, "num_examples_done": 10, "num_replicas": 2}

@@ -1,0 +1,215 @@
+"""Local folders in the layout of each hub data set in place of it."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceiver.data.text import (
+    BookCorpusDataModule,
+    BookCorpusOpenDataModule,
+    Enwik8DataModule,
+    ImdbDataModule,
+    LocalTextDataModule,
+    Task,
+    TextDataModule,
+    WikipediaDataModule,
+    WikiTextDataModule,
+)
+from perceiver.data.text.hub import split_off
+
+TOKENIZER = "deepmind/language-perceiver"
+
+
+def prepared(data: TextDataModule) -> TextDataModule:
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def text_of(data: TextDataModule, split: str) -> str:
+    return data.tokenizer.decode(data.chunks[split].tokens.tolist())
+
+
+def imdb_folder(folder: Path, labels: tuple[int, ...] = (0, 1), column: str = "label") -> str:
+    (folder / "plain_text").mkdir(parents=True)
+    for split in ("train", "test", "unsupervised"):
+        rows = [(f"{split} review {i} ", -1 if split == "unsupervised" else labels[i % len(labels)]) for i in range(12)]
+        table = {"text": [text for text, _ in rows], column: [label for _, label in rows]}
+        Dataset.from_dict(table).to_parquet(folder / "plain_text" / f"{split}-00000-of-00001.parquet")
+    files = "".join(f"  - split: {s}\n    path: plain_text/{s}-*\n" for s in ("train", "test", "unsupervised"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: plain_text\n  data_files:\n{files}---\n")
+    return str(folder)
+
+
+@pytest.fixture
+def options(tmp_path, byte_tokenizer_dir):
+    return {
+        "tokenizer": byte_tokenizer_dir,
+        "max_seq_len": 16,
+        "num_workers": 0,
+        "dataset_dir": str(tmp_path / "cache"),
+    }
+
+
+@pytest.mark.parametrize("task", [Task.mlm, Task.clm])
+def test_imdb_language_modelling(tmp_path, options, task):
+    data = prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "imdb"), task=task, **options))
+    assert text_of(data, "train") == "".join(f"unsupervised review {i} " for i in range(12))
+    assert text_of(data, "valid") == text_of(data, "test") == "".join(f"test review {i} " for i in range(12))
+
+
+def test_imdb_classification(tmp_path, options):
+    data = ImdbDataModule(repo_id=imdb_folder(tmp_path / "imdb"), task=Task.clf, batch_size=5, **options)
+    assert (data.label_names, data.num_classes) == (["neg", "pos"], 2)
+    prepared(data)
+    assert text_of(data, "train") == "".join(f"train review {i} " for i in range(12))
+    labels, input_ids, pad_mask = next(iter(data.val_dataloader()))
+    assert labels.tolist() == [0, 1, 0, 1, 0]
+    assert input_ids.shape == pad_mask.shape == (5, 14)
+    assert data.tokenizer.decode(input_ids[3]) == "test review 3 "
+
+
+def test_bad_imdb(tmp_path, options):
+    with pytest.raises(ValueError, match=r"label 2 in column 'label' must be in \[0, 2\), one of \['neg', 'pos'\]"):
+        prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "a", (0, 1, 2)), task=Task.clf, **options))
+    with pytest.raises(ValueError, match=r"split 'train' has no column 'label', only \['text', 'stars'\]"):
+        prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "b", column="stars"), task=Task.clf, **options))
+    damaged = tmp_path / "b" / "plain_text" / "train-00000-of-00001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cannot load .*"):
+        prepared(ImdbDataModule(repo_id=str(tmp_path / "b"), **options))
+    with pytest.raises(ValueError, match=r"cannot load .*missing"):
+        prepared(ImdbDataModule(repo_id=str(tmp_path / "missing"), **options))
+
+
+@pytest.mark.parametrize("module", [WikipediaDataModule, BookCorpusDataModule, BookCorpusOpenDataModule])
+def test_data_sets_without_validation_split(tmp_path, options, module):
+    """A plain folder of JSON lines, whose name says the split."""
+    (tmp_path / "hub").mkdir()
+    Dataset.from_dict({"title": ["t"] * 20, "text": [f"{i:02} " for i in range(20)]}).to_json(
+        tmp_path / "hub/train.jsonl"
+    )
+    source = {"repo_id": str(tmp_path / "hub"), "config_name": None, "revision": None}
+    data = prepared(module(source_valid_size=0.2, **source, **options))
+    train, valid = (text_of(data, split).split() for split in ("train", "valid"))
+    assert len(valid) == 4
+    assert sorted(train + valid) == [f"{i:02}" for i in range(20)]
+    assert (train, valid) == (sorted(train), sorted(valid))
+    assert (valid == ["16", "17", "18", "19"]) is (module is BookCorpusDataModule)  # the others draw documents
+    again = prepared(module(source_train_size=5, source_valid_size=4, **source, **options))
+    assert text_of(again, "valid").split() == valid
+    assert text_of(again, "train").split() == train[:5]
+    with pytest.raises(ValueError, match="20 documents cannot be split into 17 for training and 4 for validation"):
+        prepared(module(source_train_size=17, source_valid_size=4, **source, **options))
+    for size in (0, 1.5, -1):
+        with pytest.raises(ValueError, match=rf"source_valid_size={size} must be a share in \(0, 1\) or a number"):
+            module(source_valid_size=size, **source, **options)
+
+
+@given(
+    st.integers(2, 60),
+    st.none() | st.integers(1, 20) | st.floats(0.01, 0.6),
+    st.integers(1, 20) | st.floats(0.01, 0.6),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_split_off(total, train_size, valid_size, scattered):
+    documents = datasets.Dataset.from_dict({"i": list(range(total))})
+    try:
+        splits = split_off(documents, train_size, valid_size, scattered=scattered)
+    except ValueError as error:
+        assert "documents cannot be split" in str(error)
+        return
+    train, valid = (list(splits[name]["i"]) for name in ("train", "valid"))
+    assert train
+    assert len(valid) == (valid_size if valid_size >= 1 else max(1, round(total * valid_size)))
+    assert not set(train) & set(valid)
+    assert (train, valid) == (sorted(train), sorted(valid))
+    if train_size is None:
+        assert len(train) + len(valid) == total
+    if not scattered:
+        assert valid == list(range(total - len(valid), total))
+
+
+def test_enwik8(tmp_path, options):
+    """Exactly the bytes of the file; splits end between characters; archives and plain files are the same."""
+    import zipfile
+
+    content = ("<page>häßlich</page>\r\n☕☕☕☕\n" * 40).encode()
+    raw = tmp_path / "enwik8"
+    raw.write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "enwik8.zip", "w") as archive:
+        archive.write(raw, "enwik8")
+    for source in (raw, tmp_path / "enwik8.zip"):
+        data = prepared(Enwik8DataModule(source=str(source), task=Task.clm, **options))
+        splits = [bytes((data.chunks[s].tokens - 6).astype("uint8")) for s in ("train", "valid", "test")]
+        assert b"".join(splits) == content
+        stops = [len(content) * share // 100 for share in (90, 95)]
+        ends = [len(splits[0]), len(splits[0]) + len(splits[1])]
+        assert all(0 <= stop - end <= 3 for stop, end in zip(stops, ends, strict=True))
+        for split in splits:
+            split.decode()
+        assert data.bytes_per_token == 1.0
+
+
+def test_bad_enwik8(tmp_path, options):
+    for name, content, message in (
+        ("short", b"ab", "has 2 bytes: too few to split"),
+        ("latin", b"caf\xe9" * 99, "cannot read .*latin: .*0xe9"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            prepared(Enwik8DataModule(source=str(tmp_path / name), **options))
+    with pytest.raises(ValueError, match="'missing' is no file"):
+        prepared(Enwik8DataModule(source="missing", **options))
+    assert Enwik8DataModule(tokenizer=TOKENIZER, max_seq_len=8).source == "https://mattmahoney.net/dc/enwik8.zip"
+
+
+def test_defaults_are_the_hubs():
+    modules = {
+        ImdbDataModule: ("stanfordnlp/imdb", "plain_text", None),
+        WikiTextDataModule: ("Salesforce/wikitext", "wikitext-103-raw-v1", None),
+        WikipediaDataModule: ("wikimedia/wikipedia", "20231101.en", None),
+        BookCorpusDataModule: ("bookcorpus/bookcorpus", None, "refs/convert/parquet"),
+        BookCorpusOpenDataModule: ("lucadiliello/bookcorpusopen", None, None),
+    }
+    for module, defaults in modules.items():
+        data = module(tokenizer=TOKENIZER, max_seq_len=8)
+        assert (data.repo_id, data.config_name, data.revision) == defaults
+        supported = {task for task in Task if _accepts(module, task)}
+        assert supported == {Task.mlm, Task.clm, *([Task.clf] if module is ImdbDataModule else [])}
+    assert LocalTextDataModule.tasks == (Task.mlm, Task.clm, Task.clf)
+
+
+def _accepts(module: type[TextDataModule], task: Task) -> bool:
+    try:
+        module(tokenizer=TOKENIZER, max_seq_len=8, task=task)
+    except ValueError as error:
+        assert f"task={task} is not supported by {module.__name__}, only Task.mlm and Task.clm" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("key.json", "{}", "was made with format_version=None, not 3: delete it"),
+        ("key.json", '{"format_version": 2}', "was made with format_version=2, not 3: delete it"),
+        ("key.json", "[]", "is no cache of this version, delete it: key.json holds"),
+        ("key.json", "{", "is no cache of this version, delete it: "),
+        ("train.tokens.npy", "", "is damaged, delete it: "),
+        ("train.marks.npy", None, "is damaged, delete it: .*No such file"),
+        ("valid.labels.npy", None, "is damaged, delete it: .*No such file"),
+    ],
+)
+def test_a_cache_that_another_version_wrote_or_that_is_damaged(tmp_path, options, file, content, message):
+    data = prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "imdb"), task=Task.clf, **options))
+    (data.cache_dir / file).unlink()
+    if content is not None:
+        (data.cache_dir / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        prepared(data)

@@ -1,0 +1,58 @@
+"""The checkpoint that one of two processes writes has the streams of both."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.text.test_streaming import hub_folder, texts_of
+from tests.tokenizers import byte_tokenizer
+
+CODE = """
+import sys
+from itertools import islice
+import torch
+from perceiver.data.text import C4DataModule
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+
+def loader():
+    data = C4DataModule(f"{folder}/tokenizer", 23, repo_id=f"{folder}/hub", batch_size=3, num_train_workers=0,
+                        shuffle_window_size=6, rank=rank, world_size=2)
+    return data.train_dataloader()
+
+def taken(loader, count):
+    return [[x.tolist() for x in batch] for batch in islice(loader, count)]
+
+whole = taken(loader(), 12)
+stopped = loader()
+taken(stopped, 5)
+state = stopped.state_dict()
+if rank == 0:
+    torch.save(state, f"{folder}/state.pt")
+torch.distributed.barrier()
+resumed = loader()
+resumed.load_state_dict(torch.load(f"{folder}/state.pt", weights_only=True))
+assert taken(resumed, 7) == whole[5:]
+assert sorted(state["states"]) == [0, 1]
+print(hash(str(whole)))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    hub_folder(tmp_path / "hub", texts_of(5))
+    byte_tokenizer(tmp_path / "tokenizer")
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", CODE, str(tmp_path)]
+    processes = [
+        subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], results
+    assert results[0][0] != results[1][0]
