@@ -85,3 +85,18 @@ def test_transformations_see_an_ordinary_linear_layer() -> None:
         assert Linear(173, 197)(torch.empty(601, 173)).shape == (601, 197)
     mapped = torch.vmap(layer)(x.reshape(1, 601, 173))
     torch.testing.assert_close(mapped[0], layer(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use of it
+@torch.no_grad()
+def test_forward_mode_derivatives() -> None:
+    layer, x, direction = Linear(307, 431), torch.randn(2, 307), torch.randn(2, 307)
+    _, derivative = torch.func.jvp(layer, (x,), (direction,))
+    torch.testing.assert_close(derivative, direction @ layer.weight.T, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_large_weights_with_few_tokens() -> None:
+    layer, x = Linear(307, 431), torch.randn(1, 1, 307)
+    assert used_onednn(layer, x)
+    torch.testing.assert_close(layer(x), plain(layer)(x), atol=1e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -915,3 +916,37 @@ def test_number_of_latents_with_a_filled_cache() -> None:
     first = generate(model, x, max_new_tokens=9, return_dict_in_generate=True)
     with pytest.raises(ValueError, match="num_latents=2 has no effect with a filled cache"):
         generate(model, first.sequences, past_key_values=first.past_key_values, num_latents=2)
+
+
+def test_cache_of_beams_is_not_continued() -> None:
+    """Its rows are beams, not the sequences that are returned."""
+    model, x = hf_model(), token_ids(1, 6)
+    first = generate(model, x, max_new_tokens=5, num_beams=3, num_return_sequences=3, return_dict_in_generate=True)
+    with pytest.raises(ValueError, match="beam search can't be continued"):
+        generate(model, first.sequences, past_key_values=first.past_key_values)
+
+
+def test_cache_of_another_model() -> None:
+    model, x = hf_model(), token_ids(1, 6)
+    other = clm.CausalLanguageModel(replace(model.backend_model.config, max_latents=3))
+    with pytest.raises(ValueError, match="another model"):
+        model(x, past_key_values=PerceiverARCache(other.new_cache()))
+
+
+def test_labels_that_do_not_fit() -> None:
+    model, x = hf_model(), token_ids(2, 6)
+    with pytest.raises(ValueError, match=r"labels have shape \(2, 5\), inputs \(2, 6\)"):
+        model(x, labels=x[:, 1:])
+    with pytest.raises(ValueError, match="logits_to_keep=1"):
+        model(x, labels=x, logits_to_keep=1)
+
+
+def test_labels_of_next_tokens_of_a_cache() -> None:
+    model, x = hf_model(), token_ids(1, 9)
+    mask = torch.ones_like(x)
+    mask[:, :2] = 0
+    with torch.no_grad():
+        cache = model(x[:, :5], prefix_len=3, attention_mask=mask[:, :5], use_cache=True).past_key_values
+        output = model(x[:, 5:], attention_mask=mask, past_key_values=cache, labels=x[:, 5:])
+    expected = nn.functional.cross_entropy(output.logits[0, :-1], x[0, 6:])
+    torch.testing.assert_close(output.loss, expected, **TIGHT)
