@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types compat check format
+.PHONY: help install demo demo-clm test test-slow lint types compat check format
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## train, convert and use a small masked language model (about five minutes)
 	$(BIN)/python examples/demo/mlm.py
+
+demo-clm: $(STAMP)  ## train, score, convert and use a small causal language model (about five minutes)
+	$(BIN)/python examples/demo/clm.py
 
 test: $(STAMP)  ## the fast tests, offline
 	$(BIN)/python -m pytest -n $(WORKERS)

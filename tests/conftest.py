@@ -27,7 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def same_start() -> Iterator[None]:
-    """Every test starts from the same seeds and leaves the default dtype as it was, whatever ran before it."""
+    """Every test starts from the same seeds and leaves default dtype and no process group, whatever ran before it."""
     dtype = torch.get_default_dtype()
     random.seed(0)
     torch.manual_seed(0)
@@ -39,3 +39,5 @@ def same_start() -> Iterator[None]:
         np.random.seed(0)
     yield
     torch.set_default_dtype(dtype)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():  # a trainer's, which would live on
+        torch.distributed.destroy_process_group()
