@@ -34,10 +34,11 @@ def run(folder: Path, *commands: list[str]) -> None:
             )
         processes.append(process)
     try:
-        codes = [process.wait(timeout=300) for process in processes]
+        codes = [process.wait(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     text = "\n\n".join(log.read_text()[-5000:] for log in logs)
     assert codes == [0] * len(codes), text
     assert "view tensor" not in text  # torch's warning, see `LitModel.configure_model`
@@ -161,6 +162,7 @@ FSDP2 = """--trainer.strategy=ModelParallelStrategy --trainer.strategy.data_para
 
 
 @needs_distributed
+@pytest.mark.slow
 def test_command_line(tmp_path: Path) -> None:
     """DDP, processes started by Lightning; then FSDP2, started by torchrun, from the middle of that run to its end."""
     PerceiverTokenizer().save_pretrained(tmp_path / "tokenizer")
