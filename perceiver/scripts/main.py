@@ -4,6 +4,7 @@
     perceiver preproc wikitext ...                               preprocesses text ahead of training
     perceiver convert model --task mlm SOURCE SAVE_DIR           official weights in transformers' format -> a folder
     perceiver convert checkpoint --task mlm CKPT SAVE_DIR --tokenizer NAME      Lightning checkpoint -> a folder
+    (--image-processor NAME for image classifiers; optical flow needs neither)
 
 torch and the libraries around it are imported by the chosen command, not by `--help` and `--version`.
 Exit codes: 0 done, 1 failed (the reason is the last line of stderr), 2 wrong usage.
@@ -13,18 +14,36 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from perceiver import __version__
 
-# task -> (package with the convert functions, training script)
+
+class Task(NamedTuple):
+    """What there is for a task: `perceiver.model.<module>` with its convert functions, `perceiver.scripts.<module>`.
+
+    Attributes:
+        module: Domain and task.
+        official: Whether transformers' own Perceiver classes have weights for it.
+        processor: What is saved beside a converted checkpoint, if anything is: one of `PROCESSORS`.
+    """
+
+    module: str
+    official: bool
+    processor: str | None
+
+
+# The flags that name it, and the arguments of `convert_checkpoint`.
+PROCESSORS = {"tokenizer": "tokenizer_name", "image_processor": "image_processor"}
+
 TASKS = {
-    "clm": ("perceiver.model.text.clm", "perceiver.scripts.text.clm"),
-    "mlm": ("perceiver.model.text.mlm", "perceiver.scripts.text.mlm"),
-    "text-classifier": ("perceiver.model.text.classifier", "perceiver.scripts.text.classifier"),
-    "token-classifier": ("perceiver.model.text.token_classifier", "perceiver.scripts.text.token_classifier"),
+    "clm": Task("text.clm", official=False, processor="tokenizer"),
+    "image-classifier": Task("vision.image_classifier", official=True, processor="image_processor"),
+    "mlm": Task("text.mlm", official=True, processor="tokenizer"),
+    "optical-flow": Task("vision.optical_flow", official=True, processor=None),
+    "text-classifier": Task("text.classifier", official=True, processor="tokenizer"),
+    "token-classifier": Task("text.token_classifier", official=False, processor="tokenizer"),
 }
-# tasks that transformers' own Perceiver classes have weights for
-OFFICIAL_TASKS = ("mlm", "text-classifier")
 
 PREPROC = "perceiver.scripts.text.preproc"
 
@@ -38,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if argv and argv[0] in TASKS:
             # sys.argv stays as it is: Lightning starts the other processes of a distributed run with it
-            _, script = TASKS[argv[0]]
-            importlib.import_module(script).main(argv[1:])
+            importlib.import_module(f"perceiver.scripts.{TASKS[argv[0]].module}").main(argv[1:])
             return 0
         return convert(parser().parse_args(argv))
     except ModuleNotFoundError as error:
@@ -64,32 +82,44 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("source", metavar="SOURCE", help="folder or id on the Hugging Face Hub")
     checkpoint = kinds.add_parser("checkpoint", help="from a Lightning checkpoint")
     checkpoint.add_argument("source", metavar="CKPT", help="path or URL of the .ckpt file")
-    checkpoint.add_argument(
-        "--tokenizer", required=True, metavar="NAME", help="folder or id of the tokenizer it was trained with"
-    )
+    help_text = "folder or id of what {} were trained with"
+    checkpoint.add_argument("--tokenizer", metavar="NAME", help=help_text.format("text models"))
+    checkpoint.add_argument("--image-processor", metavar="NAME", help=help_text.format("image classifiers"))
     for kind in (model, checkpoint):
         kind.add_argument("save_dir", metavar="SAVE_DIR", help="folder to write")
-        kind.add_argument("--task", required=True, choices=OFFICIAL_TASKS if kind is model else sorted(TASKS))
+        tasks = [name for name, task in TASKS.items() if task.official or kind is checkpoint]
+        kind.add_argument("--task", required=True, choices=tasks)
         kind.add_argument("--push-to-hub", action="store_true", help="upload SAVE_DIR as well")
     return result
 
 
 def convert(arguments: argparse.Namespace) -> int:
     """Runs `perceiver convert model` or `perceiver convert checkpoint` and returns the exit code."""
-    package, _ = TASKS[arguments.task]
-    task = importlib.import_module(package)
-    upload = {"push_to_hub": True} if arguments.push_to_hub else {}
+    task = TASKS[arguments.task]
+    package = importlib.import_module(f"perceiver.model.{task.module}")
+    keywords = {"push_to_hub": True} if arguments.push_to_hub else {}
     try:
         if arguments.kind == "model":
-            task.convert_model(save_dir=arguments.save_dir, source_repo_id=arguments.source, **upload)
+            package.convert_model(save_dir=arguments.save_dir, source_repo_id=arguments.source, **keywords)
         else:
-            task.convert_checkpoint(
-                save_dir=arguments.save_dir, ckpt_url=arguments.source, tokenizer_name=arguments.tokenizer, **upload
+            package.convert_checkpoint(
+                save_dir=arguments.save_dir, ckpt_url=arguments.source, **processor_of(arguments), **keywords
             )
     except (OSError, ValueError) as error:  # a source that is missing, unreadable or of a wrong kind
         return failed(str(error))
     print(f"wrote {arguments.save_dir}")
     return 0
+
+
+def processor_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The argument of `convert_checkpoint` that names tokenizer or image processor. Others: usage error."""
+    given = {name: value for name in PROCESSORS if (value := getattr(arguments, name)) is not None}
+    needed = TASKS[arguments.task].processor
+    if list(given) != ([] if needed is None else [needed]):
+        flags = [f"--{name.replace('_', '-')}" for name in PROCESSORS]
+        usage = f"no {' and no '.join(flags)}" if needed is None else flags[list(PROCESSORS).index(needed)]
+        parser().error(f"--task {arguments.task} needs {usage}")
+    return {PROCESSORS[name]: value for name, value in given.items()}
 
 
 def failed(reason: str) -> int:

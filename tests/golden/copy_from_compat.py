@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent
-MODELS = ("mlm_tied", "mlm_untied", "txt_clf")
+MODELS = ("mlm_tied", "mlm_untied", "txt_clf", "img_clf_mnist", "img_clf_fourier")
 CLM_MODELS = ("clm_1", "clm_2", "clm_3", "clm_4")
 PIECES = (
     "fourier_",
@@ -49,6 +49,19 @@ def copy_causal_model(source: Path, target: Path) -> None:
         for name in [name for name in case if name.startswith(("trace_", "min_margin_"))]:
             del case[name]
     save_used(cases, load_file(source / "io.safetensors"), target)
+
+
+def copy_optical_flow(source: Path, target: Path) -> None:
+    """There was no Lightning module, so there is no checkpoint of one."""
+    shutil.copytree(source / "hub", target / "hub", dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shutil.copyfile(source.parent / f"keys_{source.name}.txt", target / "keys.txt")
+    save_used(json.loads((source / "meta.json").read_text())["cases"], load_file(source / "io.safetensors"), target)
+
+
+def copy_midi(source: Path, target: Path) -> None:
+    shutil.copytree(source / "midi", target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    cases = json.loads((source / "meta.json").read_text())["cases"]
+    write_cases(target / "cases.json", [case for case in cases if case["kind"] in ("midi", "midi_decode")])
 
 
 def copy_transformers_model(source: Path, target: Path) -> None:
@@ -86,6 +99,9 @@ if __name__ == "__main__":
     for name in CLM_MODELS:
         (GOLDEN / name).mkdir(exist_ok=True)
         copy_causal_model(compat / name, GOLDEN / name)
+    (GOLDEN / "optical_flow").mkdir(exist_ok=True)
+    copy_optical_flow(compat / "optical_flow", GOLDEN / "optical_flow")
+    copy_midi(compat / "sam", GOLDEN / "midi")
     (GOLDEN / "hf_mlm").mkdir(exist_ok=True)
     copy_transformers_model(compat / "hf_mlm", GOLDEN / "hf_mlm")
     copy_pieces(compat / "pieces", GOLDEN / "pieces")

@@ -74,7 +74,13 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         ("convert", "required: KIND"),
         ("convert model --task mlm source", "required: SAVE_DIR"),
         ("convert model --task nlm source out", "invalid choice: 'nlm'"),
-        ("convert checkpoint --task mlm a.ckpt out", "required: --tokenizer"),
+        ("convert checkpoint --task mlm a.ckpt out", "--task mlm needs --tokenizer"),
+        ("convert checkpoint --task mlm a.ckpt out --image-processor a", "--task mlm needs --tokenizer"),
+        ("convert checkpoint --task image-classifier a.ckpt out --tokenizer a", "needs --image-processor"),
+        (
+            "convert checkpoint --task optical-flow a.ckpt out --tokenizer a",
+            "needs no --tokenizer and no --image",
+        ),
     ],
 )
 def test_wrong_usage(command: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
-
-from perceiver.data.text.collator import Batch
-from perceiver.data.text.corpus import Examples
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -25,17 +22,19 @@ class EpochSampler(DistributedSampler[Any]):
     A `DistributedSampler`, so Lightning leaves it alone.
 
     Args:
-        dataset: the examples.
+        dataset: the examples, which take these keys.
         num_replicas: processes.
         rank: number of this process.
         shuffle: False gives the order of the text and epoch 0, always.
         seed: of the order.
     """
 
-    dataset: Examples
+    dataset: Any  # with a length
     start = 0  # keys that the next iteration skips
 
-    def __init__(self, dataset: Examples, *, num_replicas: int = 1, rank: int = 0, shuffle: bool = True, seed: int = 0):
+    def __init__(
+        self, dataset: Dataset[Any], *, num_replicas: int = 1, rank: int = 0, shuffle: bool = True, seed: int = 0
+    ):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,18 +70,19 @@ class ResumableLoader(DataLoader[Any]):
     its validation.
     """
 
+    batch_size: int
     sampler: EpochSampler
 
-    def __init__(self, dataset: Examples, *, batch_size: int, sampler: EpochSampler, **kwargs: Any):
+    def __init__(self, dataset: Dataset[Any], *, batch_size: int, sampler: EpochSampler, **kwargs: Any):
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
         self.num_examples_done = 0  # of this rank
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: nothing runs until the first batch is asked for. Lightning creates the iterator of a resumed run
         # before it tells the sampler the epoch.
         self.num_examples_done = self.sampler.start
         for batch in super().__iter__():
-            self.num_examples_done += len(batch[0])
+            self.num_examples_done = min(self.num_examples_done + self.batch_size, len(self.sampler))
             yield batch
 
     def state_dict(self) -> dict[str, int]:

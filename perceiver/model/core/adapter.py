@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.linear import Linear, linear
+from perceiver.model.core.position import FourierPositionEncoding
 
 
 class InputAdapter(nn.Module):
@@ -69,6 +70,29 @@ class TokenInputAdapter(InputAdapter):
         return embedded + self.pos_embedding(positions.clamp(max=self.max_seq_len - 1))
 
 
+class CoordinateInputAdapter(InputAdapter):
+    """Points with values: the values and Fourier codes of the coordinates (Perceiver, arXiv 2103.03206, section 3.2).
+
+    Args:
+        position_encoding: Encodes the d coordinates of a point.
+        num_values: Number of values of a point, 0 if it is its position that counts.
+    """
+
+    def __init__(self, position_encoding: FourierPositionEncoding, num_values: int = 0):
+        super().__init__(num_values + position_encoding.num_position_encoding_channels())
+        self.position_encoding = position_encoding
+        self.num_values = num_values
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Coordinates, from -1 to 1, and then values of points (B, M, d + values) -> (B, M, C)
+
+        Raises:
+            ValueError: if there are more or fewer coordinates and values.
+        """
+        positions, values = x[..., : x.shape[-1] - self.num_values], x[..., x.shape[-1] - self.num_values :]
+        return torch.cat([values, self.position_encoding.encode(positions).to(x.dtype)], dim=-1)
+
+
 def check_range(name: str, x: Tensor, size: int) -> None:
     """Raises ValueError if an index is not in [0, size). Only on CPU: reading a device's values would stall it."""
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
@@ -78,7 +102,7 @@ def check_range(name: str, x: Tensor, size: int) -> None:
 
 
 class QueryProvider(nn.Module):
-    """Base of modules that make the output queries of a decoder.
+    """Base of modules that make the output queries of a decoder. As it is, for a decoder whose every call brings them.
 
     Args:
         num_query_channels: Channels F of a query.
@@ -87,6 +111,14 @@ class QueryProvider(nn.Module):
     def __init__(self, num_query_channels: int):
         super().__init__()
         self.num_query_channels = num_query_channels
+
+    def forward(self) -> Tensor:
+        """Queries (1, O, F) or (B, O, F)
+
+        Raises:
+            ValueError: if queries come with each call of the decoder.
+        """
+        raise ValueError("the decoder has no queries of its own: give it a query (B, O, F)")
 
 
 class TrainableQueryProvider(QueryProvider):
@@ -111,6 +143,33 @@ class TrainableQueryProvider(QueryProvider):
             return self._query[None]
         check_range("positions", positions, self._query.shape[0])
         return nn.functional.embedding(positions, self._query)
+
+
+class FourierQueryProvider(QueryProvider):
+    """Output queries of positions: a linear layer of their Fourier codes (Perceiver IO, arXiv 2107.14795, section 3.2).
+
+    Args:
+        position_encoding: Encodes the d coordinates of a position.
+        num_query_channels: Query channels F.
+    """
+
+    def __init__(self, position_encoding: FourierPositionEncoding, num_query_channels: int):
+        super().__init__(num_query_channels)
+        self.position_encoding = position_encoding
+        self.linear = Linear(position_encoding.num_position_encoding_channels(), num_query_channels)
+
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        """Queries of all cells of the encoding's grid (1, O, F), or of `positions` (B, O, d), from -1 to 1: (B, O, F).
+
+        Raises:
+            ValueError: if there are more or fewer than d coordinates.
+        """
+        weight = self.linear.weight
+        if positions is None:
+            codes = self.position_encoding(device=weight.device)
+        else:
+            codes = self.position_encoding.encode(positions)
+        return self.linear(codes.to(weight.dtype))
 
 
 class TokenOutputAdapter(nn.Module):

@@ -68,9 +68,43 @@ class PerceiverBackendModel(PreTrainedModel):
         """What a Lightning checkpoint says about the Hugging Face config, besides the backend config."""
         return {}
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        # transformers' own would resize the embedding and leave the output bias and the backend config behind.
-        raise NotImplementedError(f"{type(self).__name__} can't change the size of its vocabulary")
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Changes the number of token ids: of the embedding, the output, and both configs.
+
+        Args:
+            new_num_tokens: Number of token ids. Default: no change.
+            pad_to_multiple_of: Rounds the number up to a multiple.
+            mean_resizing: Whether parameters of new ids are the mean of the old ones, or those of a new model.
+
+        Returns:
+            The embedding. Optimizers have to be made after it: parameters are new.
+
+        Raises:
+            NotImplementedError: if the model has no token embedding.
+            ValueError: if there are fewer than one token ids.
+        """
+        embedding = self.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        size = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
+        size = -(-size // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else size
+        if size < 1:
+            raise ValueError(f"new_num_tokens={new_num_tokens} must be at least 1")
+        if size == embedding.num_embeddings:
+            return embedding
+        self.config.set_vocab_size(size)
+        old_model, state_dict = self.backend_model, self.backend_model.state_dict()
+        model = self.backend_class(self.config.backend_config).to(embedding.weight).train(self.training)
+        for name, parameter in model.state_dict().items():  # all that differ have a row per token id
+            old = state_dict[name]
+            if mean_resizing and len(old) < len(parameter):
+                parameter[:] = old.mean(dim=0)
+            parameter[: len(old)] = old[: len(parameter)]
+        for parameter, old in zip(model.parameters(), old_model.parameters(), strict=True):
+            parameter.requires_grad_(old.requires_grad)
+        self.backend_model = model
+        return self.get_input_embeddings()  # type: ignore[return-value]
 
     @guard_torch_init_functions()
     def initialize_weights(self) -> None:
@@ -83,7 +117,7 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
 
     Args:
         model: Model to save.
-        processor: Tokenizer or processor, with a `save_pretrained` method.
+        processor: Tokenizer or processor, with a `save_pretrained` method. None: the model needs none.
         save_dir: Folder. In an existing one, weights and files of the same name are replaced, others stay.
         kwargs: `push_to_hub=True` uploads the folder too, as one commit to the repository `repo_id` (default: the
             folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`. Others go
@@ -101,7 +135,8 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
     with tempfile.TemporaryDirectory(dir=save_dir.parent, prefix=f".{save_dir.name}.") as temporary:
         folder = Path(temporary) / "model"
         model.save_pretrained(folder, **kwargs)
-        processor.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
         names = [file.name for file in folder.iterdir()]
         if not save_dir.exists():
             folder.rename(save_dir)

@@ -1,11 +1,14 @@
-"""Base of the Hugging Face classifiers: names of the classes."""
+"""Base of the Hugging Face classifiers: names of the classes, loss."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from perceiver.model.core.checkpoint import Checkpoint
+from perceiver.model.core.classification import classification_loss, problem_type_of
 from perceiver.model.core.huggingface import PerceiverBackendModel
 from perceiver.model.core.huggingface_config import PerceiverBackendConfig
 
@@ -24,7 +27,19 @@ class PerceiverClassifier(PerceiverBackendModel):
     @classmethod
     def checkpoint_config(cls, checkpoint: Checkpoint) -> dict[str, Any]:
         names = checkpoint.hyper_parameters.get("label_names")
-        return {"id2label": None if names is None else dict(enumerate(names))}
+        return {
+            "id2label": None if names is None else dict(enumerate(names)),
+            "problem_type": checkpoint.hyper_parameters.get("problem_type"),
+        }
+
+    def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+        """The loss of `config.problem_type`, see `classification_loss`; where that is None, the first labels set it,
+        as in transformers."""
+        if labels is None:
+            return None
+        if self.config.problem_type is None:  # what is saved tells the pipeline what to make of logits
+            self.config.problem_type = problem_type_of(labels, logits.shape[-1])
+        return classification_loss(logits, labels, self.config.problem_type)
 
     def set_labels(self, id2label: Mapping[int, str], label2id: Mapping[str, int] | None = None) -> None:
         """Names the classes.

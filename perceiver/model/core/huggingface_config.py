@@ -56,6 +56,14 @@ class PerceiverBackendConfig(PreTrainedConfig):
             raise ValueError(f"{type(self).__name__} was made without a backend config")
         return self.backend_config_class.from_dict(self.model_config)
 
+    def set_vocab_size(self, vocab_size: int) -> None:
+        """Sets the number of token ids, of encoder and decoder where there are both."""
+        assert self.model_config is not None
+        parts = [self.model_config, *(part for part in self.model_config.values() if isinstance(part, dict))]
+        for part in parts:
+            if "vocab_size" in part:
+                part["vocab_size"] = vocab_size
+
 
 class CausalSequenceHuggingFaceConfig(PerceiverBackendConfig):
     """Base of the configs of Perceiver AR models. Generation looks up what it declares."""
@@ -70,6 +78,10 @@ class CausalSequenceHuggingFaceConfig(PerceiverBackendConfig):
         super().__init__(*args, **kwargs)
         # Always that of the backend: what a file says besides can't differ.
         self.vocab_size = None if self.model_config is None else self.model_config["vocab_size"]
+
+    def set_vocab_size(self, vocab_size: int) -> None:
+        super().set_vocab_size(vocab_size)
+        self.vocab_size = vocab_size
 
 
 def complete_labels(config: PerceiverBackendConfig, given: Mapping[str, Any]) -> None:

@@ -22,16 +22,20 @@ from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, Sel
 
 
 def init_parameters(module: nn.Module, init_scale: float) -> None:
-    """Sets weights and queries to normal(0, init_scale), biases to 0. LayerNorms keep their ones and zeros."""
+    """Sets weights and queries to normal(0, init_scale), biases to 0, norms to those that change nothing."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
+        if isinstance(part, nn.Linear | nn.Embedding | nn.Conv2d):
             nn.init.normal_(part.weight, std=init_scale)
         if isinstance(part, TrainableQueryProvider):
             nn.init.normal_(part._query, std=init_scale)
         if isinstance(bias := getattr(part, "bias", None), nn.Parameter):
             nn.init.zeros_(bias)
-        if isinstance(part, nn.LayerNorm):
+        if isinstance(part, nn.LayerNorm | nn.BatchNorm2d):
             nn.init.ones_(part.weight)
+        if isinstance(part, nn.BatchNorm2d):
+            assert part.running_mean is not None and part.running_var is not None
+            nn.init.zeros_(part.running_mean)
+            nn.init.ones_(part.running_var)
 
 
 class PerceiverEncoder(nn.Module):
@@ -123,13 +127,14 @@ class PerceiverEncoder(nn.Module):
         init_parameters(self, self.config.init_scale)
         self.requires_grad_(not self.config.freeze)
 
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None, *, adapted: bool = False) -> Tensor:
         """Encodes a task input.
 
         Args:
-            x: What the input adapter takes.
+            x: What the input adapter takes, or if `adapted` what it has made (B, M, C).
             pad_mask: Boolean (B, M), True where the input is padding. No latent sees padding; positions, which the
                 input adapter counts, are those of the padded input.
+            adapted: Whether `x` went through the input adapter before, for a model that needs it elsewhere, too.
 
         Returns:
             Latents (B, N, D)
@@ -137,7 +142,7 @@ class PerceiverEncoder(nn.Module):
         Raises:
             ValueError: if `pad_mask` is not boolean or has another shape.
         """
-        x = self.input_adapter(x)  # B M C
+        x = x if adapted else self.input_adapter(x)  # B M C
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
             raise ValueError(
                 f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"

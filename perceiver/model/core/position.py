@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from einops import rearrange, repeat
@@ -29,6 +28,9 @@ class FourierPositionEncoding(nn.Module):
     Args:
         input_shape: Cells per grid dimension.
         num_frequency_bands: Frequencies per grid dimension.
+
+    Raises:
+        ValueError: if there is no dimension, or if a number is smaller than one.
     """
 
     def __init__(self, input_shape: tuple[int, ...], num_frequency_bands: int):
@@ -43,15 +45,56 @@ class FourierPositionEncoding(nn.Module):
     def num_position_encoding_channels(self) -> int:
         return len(self.input_shape) * (2 * self.num_frequency_bands + 1)
 
-    def forward(self, batch_size: int = 1, *, device: torch.device | None = None) -> Tensor:
-        """Returns float32 codes (B, M, channels), M the number of grid cells in row-major order; B shares memory."""
-        linspace = partial(torch.linspace, device=device, dtype=torch.float32)
-        axes = [linspace(-1.0, 1.0, n) for n in self.input_shape]
-        x = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        frequencies = torch.stack([linspace(1.0, n / 2, self.num_frequency_bands) for n in self.input_shape])
-        angles = math.pi * rearrange(rearrange(x, "... d -> ... d 1") * frequencies, "... d f -> ... (d f)")
-        code = rearrange(torch.cat([x, angles.sin(), angles.cos()], dim=-1), "... c -> (...) c")
+    def forward(
+        self, batch_size: int = 1, *, shape: tuple[int, ...] | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """Codes of all cells.
+
+        Args:
+            batch_size: Batch size B of the result. Its examples share memory.
+            shape: Cells per dimension of another grid, which spans the same coordinates from -1 to 1. Frequencies stay
+                those of `input_shape`.
+            device: Device of the result.
+
+        Returns:
+            float32 (B, M, channels), M the number of grid cells in row-major order.
+        """
+        shape = self.input_shape if shape is None else shape
+        codes: tuple[list[Tensor], ...] = ([], [], [])  # coordinates, sines, cosines by dimension, (*shape, channels)
+        for dim, (num_cells, resolution) in enumerate(zip(shape, self.input_shape, strict=True)):
+            x = torch.linspace(-1.0, 1.0, num_cells, device=device, dtype=torch.float32)[:, None]
+            angles = self._angles(x, resolution)
+            # a code depends on one coordinate only: it is computed once for each, not for each cell
+            others = (1,) * (len(shape) - 1 - dim)
+            for part, values in zip(codes, (x, angles.sin(), angles.cos()), strict=True):
+                part.append(values.reshape(num_cells, *others, -1).expand(*shape, -1))
+        code = rearrange(torch.cat([code for part in codes for code in part], dim=-1), "... c -> (...) c")
         return repeat(code, "m c -> b m c", b=batch_size)
+
+    def encode(self, positions: Tensor) -> Tensor:
+        """Codes of any positions, which need not be cells.
+
+        Args:
+            positions: (..., d), a coordinate per grid dimension, from -1 to 1 within the grid.
+
+        Returns:
+            float32 (..., channels)
+
+        Raises:
+            ValueError: if there are more or fewer coordinates than dimensions.
+        """
+        if positions.shape[-1] != len(self.input_shape):
+            raise ValueError(f"positions have {positions.shape[-1]} coordinates, expected {len(self.input_shape)}")
+        x = positions.float()
+        angles = torch.cat([self._angles(x[..., dim, None], n) for dim, n in enumerate(self.input_shape)], dim=-1)
+        return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
+
+    def _angles(self, x: Tensor, resolution: int) -> Tensor:
+        """Angles (..., bands) of a coordinate (..., 1) of a dimension with `resolution` cells."""
+        bands = self.num_frequency_bands
+        frequencies = torch.linspace(1.0, resolution / 2, bands, device=x.device, dtype=torch.float32)
+        # In this order, as in the official models: at 15,000 oscillations another one gives angles that differ by 0.004.
+        return math.pi * (x * frequencies)
 
 
 def positions(

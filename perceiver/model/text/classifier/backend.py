@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perceiver.model.core.adapter import ClassificationOutputAdapter, TrainableQueryProvider
+from perceiver.model.core.classification import classification_decoder
 from perceiver.model.core.config import ClassificationDecoderConfig, PerceiverIOConfig
-from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverIO
+from perceiver.model.core.perceiver_io import PerceiverIO
 from perceiver.model.text.common.backend import TextEncoderConfig, text_encoder
 
 
@@ -34,19 +34,5 @@ class TextClassifier(PerceiverIO):
     """
 
     def __init__(self, config: TextClassifierConfig):
-        for name in ("num_classes", "num_output_queries"):
-            if (size := getattr(config.decoder, name)) < 1:
-                raise ValueError(f"decoder.{name}={size} must be at least 1")
-        num_query_channels = config.decoder.num_output_query_channels
-        decoder = PerceiverDecoder(
-            ClassificationOutputAdapter(
-                num_classes=config.decoder.num_classes, num_output_query_channels=num_query_channels
-            ),
-            config.decoder,
-            num_latent_channels=config.num_latent_channels,
-            output_query_provider=TrainableQueryProvider(config.decoder.num_output_queries, num_query_channels),
-            activation_checkpointing=config.activation_checkpointing,
-            activation_offloading=config.activation_offloading,
-        )
-        super().__init__(text_encoder(config.encoder, config), decoder)
+        super().__init__(text_encoder(config.encoder, config), classification_decoder(config.decoder, config))
         self.config = config

@@ -8,19 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PerceiverConfig,
     PerceiverForSequenceClassification,
+    PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from perceiver.model.core.checkpoint import Checkpoint, load_parameters
-from perceiver.model.core.classification import classification_loss, problem_type_of
-from perceiver.model.core.config import ClassificationDecoderConfig
+from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
 from perceiver.model.core.huggingface import pad_mask_of, save_converted
 from perceiver.model.core.huggingface_classification import PerceiverClassifier
+from perceiver.model.core.huggingface_convert import classification_decoder_config, official_config, official_model
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
 from perceiver.model.text.classifier.huggingface_config import PerceiverTextClassifierConfig
 from perceiver.model.text.common.backend import txt_embedding
@@ -34,11 +33,6 @@ class PerceiverTextClassifier(PerceiverClassifier):
     config_class = PerceiverTextClassifierConfig
     backend_class = TextClassifier
     backend_model: TextClassifier
-
-    @classmethod
-    def checkpoint_config(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        problem_type = checkpoint.hyper_parameters.get("problem_type")
-        return {**super().checkpoint_config(checkpoint), "problem_type": problem_type}
 
     def forward(
         self,
@@ -60,12 +54,7 @@ class PerceiverTextClassifier(PerceiverClassifier):
             `loss`, if there are labels. `logits`: (B, classes), or (B, O, classes) for more than one output query.
         """
         logits = self.backend_model(input_ids, pad_mask_of(attention_mask))
-        loss = None
-        if labels is not None:
-            if self.config.problem_type is None:  # what is saved tells the pipeline what to make of logits
-                self.config.problem_type = problem_type_of(labels, logits.shape[-1])
-            loss = classification_loss(logits, labels, self.config.problem_type)
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        output = SequenceClassifierOutput(loss=self.loss(logits, labels), logits=logits)
         return output if return_dict is None or return_dict else output.to_tuple()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -120,13 +109,8 @@ def convert_model(save_dir: str | Path, source_repo_id: str, **kwargs: Any) -> N
         ValueError: if the source is another kind of model, lacks parameters, or has a configuration that this
             library's model can't express. The message says which.
     """
-    config = AutoConfig.from_pretrained(source_repo_id)
-    if not isinstance(config, PerceiverConfig):
-        raise ValueError(f"{source_repo_id} is a {config.model_type!r} model, expected 'perceiver'")
-    loaded: Any = PerceiverForSequenceClassification.from_pretrained(source_repo_id, output_loading_info=True)
-    source, report = loaded
-    if lacking := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise ValueError(f"{source_repo_id} is no text classifier, it lacks {', '.join(lacking[:5])}")
+    config = official_config(source_repo_id)
+    source = official_model(source_repo_id, PerceiverForSequenceClassification, "text classifier")
     model = PerceiverTextClassifier(
         PerceiverTextClassifierConfig(
             backend_config_of(config),
@@ -147,22 +131,16 @@ def backend_config_of(config: PerceiverConfig) -> TextClassifierConfig:
         ValueError: if ours can't express it.
     """
     assert config.num_labels is not None
-    decoder = ClassificationDecoderConfig(
-        # PerceiverForSequenceClassification fixes all but the last three, whatever its configuration says.
-        num_cross_attention_heads=1,
-        cross_attention_widening_factor=1,
-        cross_attention_residual=True,
-        num_output_queries=1,
-        num_output_query_channels=config.d_latents,
-        num_classes=config.num_labels,
-        dropout=config.attention_probs_dropout_prob,
-        init_scale=config.initializer_range,
-    )
     encoder = mlm_backend_config_of(config).encoder  # the same in both models
-    return TextClassifierConfig(encoder, decoder, num_latents=config.num_latents, num_latent_channels=config.d_latents)
+    return TextClassifierConfig(
+        encoder,
+        classification_decoder_config(config),
+        num_latents=config.num_latents,
+        num_latent_channels=config.d_latents,
+    )
 
 
-def transformers_state_dict(source: PerceiverForSequenceClassification) -> dict[str, Tensor]:
+def transformers_state_dict(source: PreTrainedModel) -> dict[str, Tensor]:
     """The parameters of a `transformers.PerceiverForSequenceClassification` under the names of our backend model.
 
     Raises:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PerceiverConfig, PerceiverForMaskedLM
+from transformers import AutoModelForMaskedLM, PerceiverConfig, PerceiverForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
 from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of, save_converted
+from perceiver.model.core.huggingface_convert import encoder_fields, official_config, official_model
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.common.huggingface import text_tokenizer
@@ -97,13 +98,8 @@ def convert_model(save_dir: str | Path, source_repo_id: str, **kwargs: Any) -> N
         ValueError: if the source is another kind of model, lacks parameters, or has a configuration that this
             library's model can't express. The message says which.
     """
-    config = AutoConfig.from_pretrained(source_repo_id)
-    if not isinstance(config, PerceiverConfig):
-        raise ValueError(f"{source_repo_id} is a {config.model_type!r} model, expected 'perceiver'")
-    loaded: Any = PerceiverForMaskedLM.from_pretrained(source_repo_id, output_loading_info=True)
-    source, report = loaded
-    if lacking := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise ValueError(f"{source_repo_id} is no masked language model, it lacks {', '.join(lacking[:5])}")
+    config = official_config(source_repo_id)
+    source = official_model(source_repo_id, PerceiverForMaskedLM, "masked language model")
     model = PerceiverMaskedLanguageModel(
         PerceiverMaskedLanguageModelConfig(backend_config_of(config), tokenizer_class="PerceiverTokenizer")
     )
@@ -117,38 +113,12 @@ def backend_config_of(config: PerceiverConfig) -> MaskedLanguageModelConfig:
     Raises:
         ValueError: if ours can't express it.
     """
-    if config.hidden_act not in ("gelu", "gelu_python"):
-        raise ValueError(f"hidden_act={config.hidden_act!r} can't be converted, only 'gelu' (exact)")
-    if not config.use_query_residual:
-        raise ValueError("use_query_residual=False can't be converted: our encoder always has a query residual")
-    cross_qk_channels = config.qk_channels
-    if cross_qk_channels is None:
-        cross_qk_channels = {"q": config.d_latents, "kv": config.d_model}[config.cross_attention_shape_for_attention]
-    self_qk_channels = config.qk_channels or config.d_latents
-    self_v_channels = config.v_channels or self_qk_channels
-    if self_v_channels != config.d_latents:
-        raise ValueError(
-            f"v_channels={self_v_channels} of the self-attention must equal d_latents={config.d_latents}, its residual"
-        )
     common: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "max_seq_len": config.max_position_embeddings,
-        "dropout": config.attention_probs_dropout_prob,
-        "init_scale": config.initializer_range,
     }
     encoder = TextEncoderConfig(
-        num_input_channels=config.d_model,
-        num_cross_attention_heads=config.num_cross_attention_heads,
-        num_cross_attention_qk_channels=cross_qk_channels,
-        num_cross_attention_v_channels=config.v_channels or cross_qk_channels,
-        cross_attention_widening_factor=config.cross_attention_widening_factor,
-        num_self_attention_heads=config.num_self_attention_heads,
-        num_self_attention_qk_channels=self_qk_channels,
-        num_self_attention_v_channels=self_v_channels,
-        num_self_attention_layers_per_block=config.num_self_attends_per_block,
-        num_self_attention_blocks=config.num_blocks,
-        self_attention_widening_factor=config.self_attention_widening_factor,
-        **common,
+        num_input_channels=config.d_model, **common, **encoder_fields(config, num_input_channels=config.d_model)
     )
     decoder = TextDecoderConfig(
         # PerceiverForMaskedLM fixes these four, whatever its configuration says.
@@ -157,6 +127,8 @@ def backend_config_of(config: PerceiverConfig) -> MaskedLanguageModelConfig:
         cross_attention_widening_factor=1,
         cross_attention_residual=False,
         num_cross_attention_v_channels=config.d_model,
+        dropout=config.attention_probs_dropout_prob,
+        init_scale=config.initializer_range,
         **common,
     )
     return MaskedLanguageModelConfig(
@@ -164,7 +136,7 @@ def backend_config_of(config: PerceiverConfig) -> MaskedLanguageModelConfig:
     )
 
 
-def transformers_state_dict(source: PerceiverForMaskedLM) -> dict[str, Tensor]:
+def transformers_state_dict(source: PreTrainedModel) -> dict[str, Tensor]:
     """The parameters of a `transformers.PerceiverForMaskedLM` under the names of our backend model.
 
     Raises:

@@ -70,7 +70,7 @@ def test_own_checkpoint_round_trip(tmp_path: Path) -> None:
     fitting.fit(lit_model, datamodule=data(label_names=names))
     fitting.save_checkpoint(tmp_path / "a.ckpt")
     hyper_parameters = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]
-    expected = {"label_names": names, "problem_type": "single_label_classification"}
+    expected = {"label_names": names, "problem_type": "single_label_classification", "label_smoothing": 0.0}
     assert hyper_parameters == asdict(clf_config()) | expected == json.loads(json.dumps(hyper_parameters))
     loaded = LitTextClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.problem_type == "single_label_classification" and loaded.hparams["label_names"] == names

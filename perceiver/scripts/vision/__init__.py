@@ -1,0 +1,1 @@
+"""Scripts of the vision tasks: image_classifier.py and optical_flow.py."""
