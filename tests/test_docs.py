@@ -102,7 +102,7 @@ def test_commands_parse(
                 print_config(main.main, [task, *arguments])
             case ["perceiver", *arguments]:
                 main.parser().parse_args(arguments)
-            case ["python", script, *_]:
+            case ["python" | "bash", script, *_]:
                 assert (ROOT / script).is_file(), line
             case ["make", target, *_]:
                 assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8"), line

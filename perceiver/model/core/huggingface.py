@@ -7,15 +7,17 @@ names `backend_model.*`. A leaf names its classes, defines `forward` and registe
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
+from perceiver.model.core.huggingface_card import model_card
 from perceiver.model.core.huggingface_config import PerceiverBackendConfig
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class PerceiverBackendModel(PreTrainedModel):
     config_class: type[PerceiverBackendConfig]
     backend_class: ClassVar[type[nn.Module]]
     backend_model: Any  # a backend_class
+    pipeline_task: ClassVar[str | None] = None  # of the pipeline that uses the model
 
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over a batch: Trainer must scale them itself when it accumulates
@@ -106,13 +109,29 @@ class PerceiverBackendModel(PreTrainedModel):
         self.backend_model = model
         return self.get_input_embeddings()  # type: ignore[return-value]
 
+    def push_to_hub(  # type: ignore[override]  # one commit, of the model and its processor
+        self, repo_id: str, *, processor: Any = None, metrics: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Uploads the model to the hub, with a model card, unless the repository has one.
+
+        Args:
+            repo_id: Repository, which is made if it does not exist.
+            processor: Tokenizer or processor to upload beside it.
+            metrics: Values that the model card names.
+            kwargs: `token`, `private`, `revision` and `commit_message`. Others go to `save_pretrained`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            save_converted(
+                self, processor, Path(folder) / "model", push_to_hub=True, repo_id=repo_id, metrics=metrics, **kwargs
+            )
+
     @guard_torch_init_functions()
     def initialize_weights(self) -> None:
         # Called for a new model, and after loading, when the guard leaves parameters alone that came from a file.
         self.backend_model.init_parameters()
 
 
-def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:
+def save_converted(model: PerceiverBackendModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:
     """Saves a model and its tokenizer or processor so that `save_dir` either gets all files or stays as it is.
 
     Args:
@@ -120,8 +139,8 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
         processor: Tokenizer or processor, with a `save_pretrained` method. None: the model needs none.
         save_dir: Folder. In an existing one, weights and files of the same name are replaced, others stay.
         kwargs: `push_to_hub=True` uploads the folder too, as one commit to the repository `repo_id` (default: the
-            folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`. Others go
-            to `model.save_pretrained`.
+            folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`, and, if
+            the repository has none, a model card, which names `metrics`. Others go to `model.save_pretrained`.
 
     Raises:
         ValueError: if `save_dir` is a file.
@@ -131,6 +150,7 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
         raise ValueError(f"save_dir={save_dir} is a file, it must be a folder")
     push_to_hub = kwargs.pop("push_to_hub", False)
     upload = {name: kwargs.pop(name, None) for name in ("repo_id", "token", "private", "revision", "commit_message")}
+    metrics = kwargs.pop("metrics", None)
     save_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=save_dir.parent, prefix=f".{save_dir.name}.") as temporary:
         folder = Path(temporary) / "model"
@@ -147,29 +167,28 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
             for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(save_dir / file.name)
     if push_to_hub:
-        upload_folder(save_dir, names, **upload)
+        _upload(model, [save_dir / name for name in names], upload.pop("repo_id") or save_dir.name, metrics, **upload)
 
 
-def upload_folder(
-    folder: Path,
-    names: list[str],
+def _upload(
+    model: PerceiverBackendModel,
+    files: list[Path],
+    repo_id: str,
+    metrics: Mapping[str, float] | None,
     *,
-    repo_id: str | None,
     token: str | None,
     private: bool | None,
     revision: str | None,
     commit_message: str | None,
 ) -> None:
-    """Uploads the files `names` of a folder to the hub as one commit. The repository is made if it does not exist."""
+    """Uploads files to the hub as one commit, with a model card if there is none. A missing repository is made."""
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id or folder.name, private=private, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        allow_patterns=names,
-        revision=revision,
-        commit_message=commit_message or "Upload model",
-    )
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+    if not api.file_exists(repo_id, "README.md", revision=revision):
+        card = model_card(model, repo_id, metrics).encode()
+        operations.append(CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card))
+    api.create_commit(repo_id, operations, revision=revision, commit_message=commit_message or "Upload model")
 
 
 def pad_mask_of(attention_mask: Tensor | None) -> Tensor | None:

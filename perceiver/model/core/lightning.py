@@ -39,6 +39,7 @@ class LitModel(pl.LightningModule):
     """
 
     config_class: ClassVar[type[Config]]
+    data_task: ClassVar[str | None] = None  # name of the `task` of data modules that serve several
 
     def __init__(self, model: nn.Module, params: str | None = None, **hyper_parameters: Any):
         super().__init__()
@@ -121,6 +122,16 @@ class LitModel(pl.LightningModule):
         fully_shard(self.model, mesh=mesh["data_parallel"])
         # Logits are a view; torch warns of changing them in place, which nothing does.
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
+
+    def setup(self, stage: str) -> None:
+        """Checks that the data module makes batches for this kind of model, if it says what for: they may look alike.
+
+        Raises:
+            ValueError: if it makes others.
+        """
+        task = getattr(getattr(self.trainer, "datamodule", None), "task", None)
+        if self.data_task is not None and task is not None and task.name != self.data_task:
+            raise ValueError(f"the data module has task={task.name}, {type(self).__name__} needs {self.data_task}")
 
     def on_fit_start(self) -> None:
         if self.dropout_seed is None:

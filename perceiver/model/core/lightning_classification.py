@@ -47,6 +47,7 @@ class LitClassifier(LitModel):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         self.hparams["label_names"] = checked_names(
             self.hparams["label_names"] or getattr(getattr(self.trainer, "datamodule", None), "label_names", None),
             self.num_classes,

@@ -42,17 +42,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     x (..., input channels), weight (output channels, input channels), bias (output channels,) -> (..., output channels)
     """
-    large = weight.numel() >= _LARGE_WEIGHT or x.numel() * weight.shape[0] >= _LARGE_PRODUCT
-    if _ONEDNN and large and _plain_inference(x, weight):
+    if _ONEDNN and not torch.compiler.is_compiling() and _is_large(x, weight) and _plain_inference(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def _is_large(x: Tensor, weight: Tensor) -> bool:
+    return weight.numel() >= _LARGE_WEIGHT or x.numel() * weight.shape[0] >= _LARGE_PRODUCT
 
 
 def _plain_inference(x: Tensor, weight: Tensor) -> bool:
     """Whether both are ordinary float32 tensors on CPU that nothing but this call looks at."""
     return (
-        not torch.compiler.is_compiling()
-        and x.dtype == weight.dtype == torch.float32
+        x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import CommitOperationAdd, ModelCard
 from transformers import PerceiverTokenizer
 
 from perceiver.model.core import huggingface
@@ -196,7 +198,8 @@ class Hub:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.uploaded: set[str] = set()
+        self.there: set[str] = set()
+        self.uploaded: dict[str, bytes] = {}
 
     def __call__(self, token: str | None = None) -> Hub:
         self.calls.append(("api", {"token": token}))
@@ -206,12 +209,14 @@ class Hub:
         self.calls.append(("create_repo", {"repo_id": repo_id, **kwargs}))
         return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
 
-    def upload_folder(self, *, folder_path: Path, allow_patterns: Any = None, **kwargs: Any) -> None:
-        found = {str(file.relative_to(folder_path)) for file in Path(folder_path).rglob("*") if file.is_file()}
-        if allow_patterns is not None:
-            found = {name for name in found if any(Path(name).match(pattern) for pattern in allow_patterns)}
-        self.uploaded = found
-        self.calls.append(("upload_folder", kwargs))
+    def file_exists(self, repo_id: str, filename: str, *, revision: str | None) -> bool:
+        return filename in self.there
+
+    def create_commit(self, repo_id: str, operations: list[CommitOperationAdd], **kwargs: Any) -> None:
+        for operation in operations:
+            with operation.as_file() as file:
+                self.uploaded[operation.path_in_repo] = file.read()
+        self.calls.append(("create_commit", {"repo_id": repo_id, **kwargs}))
 
 
 @pytest.fixture
@@ -231,9 +236,31 @@ def test_upload_is_one_commit_to_the_folders_name(hub: Hub, tmp_path: Path) -> N
     assert hub.calls == [
         ("api", {"token": None}),
         ("create_repo", {"repo_id": "my-model", "private": None, "exist_ok": True}),
-        ("upload_folder", {"repo_id": "me/my-model", "revision": None, "commit_message": "Upload model"}),
+        ("create_commit", {"repo_id": "me/my-model", "revision": None, "commit_message": "Upload model"}),
     ]
-    assert hub.uploaded == set(files(tmp_path / "my-model"))
+    written = {name: (tmp_path / "my-model" / name).read_bytes() for name in files(tmp_path / "my-model")}
+    assert hub.uploaded == {**written, "README.md": hub.uploaded["README.md"]} and "README.md" not in written
+
+
+def test_model_card(hub: Hub, tmp_path: Path) -> None:
+    model = hf_model()
+    model.push_to_hub("me/my-mlm", processor=PerceiverTokenizer(), metrics={"val_loss": 1.16543})
+    assert {"config.json", "model.safetensors", "tokenizer_config.json"} <= hub.uploaded.keys()
+    card = ModelCard(hub.uploaded["README.md"].decode())
+    assert card.data.pipeline_tag == "fill-mask" and card.data.library_name == "transformers"
+    assert f"{model.num_parameters():,} parameters" in card.text and "| val_loss | 1.1654 |" in card.text
+    usage, config = re.findall(r"```\w+\n(.*?)```", card.text, flags=re.DOTALL)
+    assert json.loads(config) == model.config.model_config
+    assert usage.splitlines() == [
+        "from transformers import pipeline",
+        "from perceiver.model.text import mlm  # registers the model",
+        "",
+        'model = pipeline("fill-mask", model="me/my-mlm")',
+    ]
+    hub.there = {"README.md"}
+    hub.uploaded.clear()
+    model.push_to_hub("me/my-mlm")
+    assert "config.json" in hub.uploaded and "README.md" not in hub.uploaded, "somebody's card stays"
 
 
 def test_upload_arguments(hub: Hub, tmp_path: Path) -> None:
@@ -242,7 +269,7 @@ def test_upload_arguments(hub: Hub, tmp_path: Path) -> None:
     assert hub.calls == [
         ("api", {"token": "x"}),
         ("create_repo", {"repo_id": "a/b", "private": True, "exist_ok": True}),
-        ("upload_folder", {"repo_id": "a/b", "revision": "dev", "commit_message": "why"}),
+        ("create_commit", {"repo_id": "a/b", "revision": "dev", "commit_message": "why"}),
     ]
 
 
@@ -251,7 +278,7 @@ def test_upload_leaves_foreign_files_at_home(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / ".env").write_text("SECRET=1")
     save_converted(hf_model(), PerceiverTokenizer(), tmp_path / "model", push_to_hub=True)
-    assert {"config.json", "model.safetensors", "tokenizer_config.json"} <= hub.uploaded
+    assert {"config.json", "model.safetensors", "tokenizer_config.json"} <= hub.uploaded.keys()
     assert ".env" not in hub.uploaded
 
 

@@ -32,6 +32,7 @@ class PerceiverTextClassifier(PerceiverClassifier):
 
     config_class = PerceiverTextClassifierConfig
     backend_class = TextClassifier
+    pipeline_task = "text-classification"
     backend_model: TextClassifier
 
     def forward(

@@ -32,6 +32,7 @@ class LitTextClassifier(LitClassifier):
     """
 
     config_class = TextClassifierConfig
+    data_task = "clf"
     model: TextClassifier
 
     def __init__(

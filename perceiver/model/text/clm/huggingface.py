@@ -21,6 +21,7 @@ class PerceiverCausalLanguageModel(CausalSequenceGenerationModel):
 
     config_class = PerceiverCausalLanguageModelConfig
     backend_class = CausalLanguageModel
+    pipeline_task = "text-generation"
 
 
 class PerceiverTextGenerationPipeline(TextGenerationPipeline):

@@ -29,6 +29,7 @@ class PerceiverMaskedLanguageModel(PerceiverBackendModel):
 
     config_class = PerceiverMaskedLanguageModelConfig
     backend_class = MaskedLanguageModel
+    pipeline_task = "fill-mask"
     backend_model: MaskedLanguageModel
 
     def forward(

@@ -25,6 +25,7 @@ class LitMaskedLanguageModel(LitModel):
     """
 
     config_class = MaskedLanguageModelConfig
+    data_task = "mlm"
     model: MaskedLanguageModel
 
     def __init__(
@@ -53,6 +54,7 @@ class LitMaskedLanguageModel(LitModel):
         return int((batch[0] != -100).sum())
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage in ("fit", "validate"):
             self.filled_samples()  # what is wrong with them is an error now, not after the first epoch
 

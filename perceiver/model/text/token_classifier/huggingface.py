@@ -26,6 +26,7 @@ class PerceiverTokenClassifier(PerceiverClassifier):
 
     config_class = PerceiverTokenClassifierConfig
     backend_class = TokenClassifier
+    pipeline_task = "token-classification"
     backend_model: TokenClassifier
 
     def forward(

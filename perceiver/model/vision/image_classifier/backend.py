@@ -89,7 +89,7 @@ def _imagenet_config(encoder: ImageEncoderConfig) -> ImageClassifierConfig:
 
 def concat_positions(x: Tensor, encoding: FourierPositionEncoding) -> Tensor:
     """Features (B, H, W, channels) -> (B, H * W, channels + Fourier features)"""
-    codes = encoding(len(x), shape=tuple(x.shape[1:-1]), device=x.device)
+    codes = encoding(x.shape[0], shape=tuple(x.shape[1:-1]), device=x.device)
     return torch.cat([rearrange(x, "b h w c -> b (h w) c"), codes.to(x.dtype)], dim=-1)
 
 

@@ -46,6 +46,7 @@ class PerceiverImageClassifier(PerceiverClassifier):
 
     config_class = PerceiverImageClassifierConfig
     backend_class = ImageClassifier
+    pipeline_task = "image-classification"
     backend_model: ImageClassifier
     main_input_name = "pixel_values"
 

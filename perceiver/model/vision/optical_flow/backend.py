@@ -95,7 +95,7 @@ class OpticalFlowInputAdapter(InputAdapter):
         self.position_encoding = encoding
 
     def forward(self, x: Tensor) -> Tensor:
-        codes = self.position_encoding(len(x), shape=tuple(x.shape[-2:]), device=x.device)
+        codes = self.position_encoding(x.shape[0], shape=tuple(x.shape[-2:]), device=x.device)
         x = self.linear(rearrange(x, "b t c h w -> b (h w) (t c)"))
         return torch.cat([x, codes.to(x.dtype)], dim=-1)
 

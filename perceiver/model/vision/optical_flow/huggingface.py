@@ -47,6 +47,7 @@ class OpticalFlowPerceiver(PerceiverBackendModel):
 
     config_class = OpticalFlowPerceiverConfig
     backend_class = OpticalFlow
+    pipeline_task = "optical-flow"
     backend_model: OpticalFlow
     main_input_name = "inputs"
 
@@ -73,8 +74,8 @@ class OpticalFlowPipeline(Pipeline):
     """Flow between the two frames of a pair: `pipeline("optical-flow", model=...)(frame_pairs)`.
 
     A pair is a tuple of frames (H, W, 3), uint8 RGB: arrays or Pillow images, at least as big as the model's
-    `image_shape`. Bigger ones are cut into tiles that overlap. A list of pairs, or an iterator over those of a video,
-    gives a list of results, or an iterator.
+    `image_shape`. Bigger ones are cut into tiles that overlap. A list of pairs gives a list of results. An iterator over
+    pairs, those of a video for example, gives an iterable: pairs are read as results are asked for.
 
     Args of the pipeline, or of a call:
         render: Whether the result is a picture (H, W, 3), uint8, see `render_optical_flow`. Default: flow (H, W, 2),

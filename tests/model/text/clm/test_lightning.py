@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PerceiverTokenizer
 
+from perceiver.data.text import Task
 from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.core.sampling import sample
 from perceiver.model.text.clm.lightning import LitCausalLanguageModel
@@ -288,3 +289,11 @@ def test_a_sharded_model_is_sampled(tmp_path: Path, capsys: pytest.CaptureFixtur
         parameters.append(state)
     torch.testing.assert_close(*parameters)
     assert printed[0].count("validation_sample_") == 4 and printed[1] == printed[0]
+
+
+def test_batches_for_another_task_are_refused(tmp_path: Path) -> None:
+    """Those of a masked language model have the same shapes: training would go on, to no good."""
+    data = Data()
+    data.task = Task.mlm
+    with pytest.raises(ValueError, match="the data module has task=mlm, LitCLM needs clm"):
+        trainer(tmp_path, max_steps=1).fit(LitCLM.create(CONFIG), datamodule=data)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -430,25 +433,18 @@ def test_conversion_of_a_model_that_lacks_its_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("function", ["convert_checkpoint", "convert_model"])
 def test_conversions_upload_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, function: str) -> None:
-    calls: list[tuple[Path, dict[str, Any]]] = []
-    monkeypatch.setattr(
-        "perceiver.model.core.huggingface.HfApi",
-        lambda token: type(
-            "Api",
-            (),
-            {
-                "create_repo": lambda self, repo_id, **kwargs: type("Url", (), {"repo_id": f"me/{repo_id}"}),
-                "upload_folder": lambda self, *, folder_path, **kwargs: calls.append((Path(folder_path), kwargs)),
-            },
-        )(),
-    )
+    api = create_autospec(HfApi)
+    api.return_value.create_repo.side_effect = lambda repo_id, **kwargs: SimpleNamespace(repo_id=f"me/{repo_id}")
+    monkeypatch.setattr("perceiver.model.core.huggingface.HfApi", api)
     kwargs: dict[str, Any] = {"push_to_hub": True, "commit_message": "why"}
     if function == "convert_checkpoint":
         mlm.convert_checkpoint(tmp_path / "out", TIED / "lit.ckpt", str(HUB), **kwargs)
     else:
         mlm.convert_model(tmp_path / "out", str(GOLDEN / "hf_mlm" / "hf_src"), **kwargs)
-    ((folder, arguments),) = calls
-    assert (folder, arguments["repo_id"], arguments["commit_message"]) == (tmp_path / "out", "me/out", "why")
+    ((arguments, keywords),) = api.return_value.create_commit.call_args_list
+    assert arguments[0] == "me/out" and keywords["commit_message"] == "why"
+    uploaded = {str(operation.path_or_fileobj) for operation in arguments[1]}
+    assert uploaded == {str(file) for file in (tmp_path / "out").iterdir()}
 
 
 def test_backend_config_of_is_the_official_variant() -> None:

@@ -1,0 +1,62 @@
+"""Fine-tunes the official masked language model on IMDb reviews: `train.sh` in Python. See docs/training-examples.md.
+
+python examples/training/mlm/train.py [--model FOLDER] [--data HUB_ID_OR_FOLDER] [--devices 2] ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from perceiver.data.text import ImdbDataModule
+from perceiver.model.text import mlm
+
+
+class Model(mlm.LitMaskedLanguageModel):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-5)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="logs/language-perceiver", help="made of the official weights if not there")
+    parser.add_argument("--data", default="stanfordnlp/imdb", help="hub id, or a folder in the layout of the hub")
+    parser.add_argument("--output_dir", type=Path, default=Path("logs/mlm_imdb"))
+    parser.add_argument("--batch_size", type=int, default=32, help="per device")
+    parser.add_argument("--max_epochs", type=int, default=12)
+    parser.add_argument("--devices", type=int, default=2)
+    arguments = parser.parse_args(argv)
+
+    if not Path(arguments.model).is_dir():
+        mlm.convert_model(save_dir=arguments.model, source_repo_id="deepmind/language-perceiver")
+    config = mlm.PerceiverMaskedLanguageModelConfig.from_pretrained(arguments.model).backend_config
+
+    data = ImdbDataModule(
+        repo_id=arguments.data,
+        tokenizer=arguments.model,
+        max_seq_len=config.encoder.max_seq_len,
+        mask_words=True,
+        batch_size=arguments.batch_size,
+    )
+    checkpoints = ModelCheckpoint(filename="{epoch:03d}-{val_loss:.3f}", monitor="val_loss")
+    trainer = pl.Trainer(
+        max_epochs=arguments.max_epochs,
+        devices=arguments.devices,
+        strategy="ddp" if arguments.devices > 1 else "auto",
+        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+        default_root_dir=arguments.output_dir,
+        callbacks=[checkpoints],
+    )
+    trainer.fit(Model.create(config, params=arguments.model), datamodule=data)
+
+    if trainer.is_global_zero:
+        mlm.convert_checkpoint(arguments.output_dir / "model", checkpoints.best_model_path, arguments.model)
+
+
+if __name__ == "__main__":
+    main()

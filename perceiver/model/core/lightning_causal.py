@@ -1,0 +1,127 @@
+"""Base of the Lightning modules that train causal sequence models (Perceiver AR, arXiv 2202.07765, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.model.core.lightning import LitModel
+from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.sampling import sample
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class LitCausalSequenceModel(LitModel):
+    """Trains a causal sequence model. A batch is (labels, input_ids, pad_mask), each (B, M), with M >= `max_latents`.
+
+    After each validation, samples are logged. They are `max_latents` / 2 tokens long and as many last tokens of their
+    prompt start as latents, so that no more is asked of the model than in training. The same parameters give the same
+    sample.
+
+    Leaves define `prompt_tokens`, `decoded` and `log_sample`.
+
+    Args:
+        model: Backend model.
+        validation_sample_prompt: What `prompt_tokens` takes, or None for no such sample.
+        validation_sample_record: Index of a validation record whose first half is continued, -1 for a random one, or
+            None for no such sample.
+        params: See `LitModel`.
+    """
+
+    model: CausalSequenceModel
+
+    def __init__(
+        self,
+        model: CausalSequenceModel,
+        *,
+        validation_sample_prompt: str | None,
+        validation_sample_record: int | None,
+        params: str | None,
+    ):
+        super().__init__(
+            model,
+            params,
+            validation_sample_prompt=validation_sample_prompt,
+            validation_sample_record=validation_sample_record,
+        )
+        self.validation_sample_prompt = validation_sample_prompt
+        self.validation_sample_record = validation_sample_record
+
+    def prompt_tokens(self, prompt: str) -> Tensor:
+        """Token ids (n,) of `validation_sample_prompt`."""
+        raise NotImplementedError
+
+    def decoded(self, prompt: Tensor, continuation: Tensor) -> Any:
+        """What is logged of a sample: token ids (n,) of the prompt, as far as it was seen, and of what follows it."""
+        raise NotImplementedError
+
+    def log_sample(self, name: str, sample: Any) -> None:
+        """Logs what `decoded` gave. All processes call it."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None = None) -> Tensor:
+        """Token ids (B, M + N) -> logits (B, N, vocabulary)"""
+        return self.model(x, prefix_len, pad_mask)
+
+    def step(self, batch: Batch) -> Tensor:
+        labels, x, pad_mask = batch
+        # Asked once for a batch, whatever the device: without padding there are faster kernels in every layer.
+        return self.model.loss(labels, x, pad_mask if pad_mask.any() else None)
+
+    def num_targets(self, batch: Batch) -> int:
+        labels, _, pad_mask = batch
+        return int((labels.masked_fill(pad_mask, -100)[:, -self.model.max_latents :] != -100).sum())
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage in ("fit", "validate"):
+            self.samples(max_new_tokens=1)  # what is wrong with them is an error now, not after the first epoch
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            for name, sample in self.samples(self.sample_length).items():
+                self.log_sample(name, sample)
+
+    @property
+    def sample_length(self) -> int:
+        return max(self.model.max_latents // 2, 1)
+
+    def samples(self, max_new_tokens: int) -> dict[str, Any]:
+        """What is logged of each kind of sample that is asked for, by the argument's name.
+
+        All processes have to call it: if the model is sharded, they all compute the same.
+
+        Raises:
+            ValueError: if there is no such prompt, or the data module lacks what a sample needs.
+        """
+        prompts = {}
+        if self.validation_sample_prompt is not None:
+            prompts["validation_sample_prompt"] = self.prompt_tokens(self.validation_sample_prompt)
+        if self.validation_sample_record is not None:
+            record = self._from_data("validation_record", "validation_sample_record")(self.validation_sample_record)
+            prompts["validation_sample_record"] = record[: (len(record) + 1) // 2]
+        return {name: self._sample(prompt, max_new_tokens) for name, prompt in prompts.items()}
+
+    def _sample(self, prompt: Tensor, max_new_tokens: int) -> Any:
+        # the last tokens, so many that prompt and continuation fit into the context
+        prompt = prompt[-(self.model.max_seq_len - self.sample_length) :].to(self.device)
+        tokens = sample(
+            self.model,
+            prompt[None],
+            max_new_tokens,
+            num_latents=max(self.model.max_latents - self.sample_length, 1),
+            generator=torch.Generator(self.device).manual_seed(0),  # leaves the numbers that training draws as they are
+        )[0]
+        return self.decoded(prompt, tokens[len(prompt) :])
+
+    @property
+    def _data_module(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+    def _from_data(self, name: str, wanted: str) -> Any:
+        if not hasattr(self._data_module, name):
+            raise ValueError(f"{wanted} needs the {name} of the data module: pass datamodule=...")
+        return getattr(self._data_module, name)

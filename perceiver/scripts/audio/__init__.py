@@ -1,0 +1,1 @@
+"""Scripts of symbolic audio: symbolic.py (training), preproc.py (preprocessing)."""

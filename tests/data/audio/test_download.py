@@ -1,0 +1,137 @@
+"""Downloads from a server on this machine, which may stop in the middle or not know about ranges."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perceiver.data.audio.download import download
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(HTTPServer):
+    """Serves `CONTENT` as /data.zip.
+
+    Attributes:
+        stop_after: bytes after which it hangs up.
+        ranges: whether it serves a part where one is asked for.
+        requested: what ranges were asked for.
+    """
+
+    stop_after = len(CONTENT)
+    ranges = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requested: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/data.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"]
+        self.server.requested.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
+        if self.path != "/data.zip":
+            self.send_error(404)
+        elif start >= len(CONTENT):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self.send_response(206 if wanted and self.server.ranges else 200)
+            self.send_header("Content-Length", str(len(CONTENT) - start))
+            self.end_headers()
+            self.wfile.write(CONTENT[start:][: self.server.stop_after])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as result:
+        thread = threading.Thread(target=result.serve_forever, args=[0.01])
+        thread.start()
+        yield result
+        result.shutdown()
+        thread.join()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_download_once(server, tmp_path, capsys):
+    path = tmp_path / "new" / "data.zip"
+    download(server.url, path, SHA256)
+    assert path.read_bytes() == CONTENT
+    assert names(tmp_path) == ["data.zip"]
+    progress = capsys.readouterr().err
+    assert "data.zip: 100%" in progress and "300k/300k" in progress
+    download(server.url, path, SHA256)
+    assert server.requested == [None]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_go_on_where_it_stopped(server, tmp_path, ranges):
+    server.ranges = ranges
+    server.stop_after = 100_000
+    path = tmp_path / "data.zip"
+    with pytest.raises(
+        OSError, match=r"after 100,000 of 300,000 bytes. Another try goes on at 100,000 bytes; or .* as `s"
+    ):
+        download(server.url, path, SHA256)
+    assert names(tmp_path) == ["data.zip.part"]
+    server.stop_after = len(CONTENT)
+    download(server.url, path, SHA256)
+    assert path.read_bytes() == CONTENT
+    assert server.requested == [None, "bytes=100000-"]
+    assert names(tmp_path) == ["data.zip"]
+
+
+def test_stopped_before_the_check(server, tmp_path):
+    """All bytes are there: nothing is left to ask for."""
+    (tmp_path / "data.zip.part").write_bytes(CONTENT)
+    download(server.url, tmp_path / "data.zip", SHA256)
+    assert names(tmp_path) == ["data.zip"]
+
+
+def test_a_part_of_something_else(server, tmp_path):
+    (tmp_path / "data.zip.part").write_bytes(CONTENT + b"more")
+    with pytest.raises(
+        OSError, match=r"what was there of it does not fit and is deleted. Another try goes on at 0 bytes"
+    ):
+        download(server.url, tmp_path / "data.zip", SHA256)
+    (tmp_path / "data.zip.part").write_bytes(b"x" * 1000)
+    with pytest.raises(ValueError, match=f"has the SHA-256 checksum .*, not {SHA256}: what was downloaded is deleted"):
+        download(server.url, tmp_path / "data.zip", SHA256)
+    assert names(tmp_path) == []
+    download(server.url, tmp_path / "data.zip", SHA256)
+    assert (tmp_path / "data.zip").read_bytes() == CONTENT
+
+
+def test_no_checksum(server, tmp_path):
+    download(server.url, tmp_path / "data.zip")
+    assert (tmp_path / "data.zip").read_bytes() == CONTENT
+
+
+def test_failures(server, tmp_path):
+    with pytest.raises(OSError, match=r"cannot download http://.*/other: HTTP Error 404"):
+        download(server.url.replace("data.zip", "other"), tmp_path / "data.zip")
+    with pytest.raises(OSError, match=r"cannot download http://127.0.0.1:9/x: .*refused"):
+        download("http://127.0.0.1:9/x", tmp_path / "data.zip")
+    assert names(tmp_path) == []
