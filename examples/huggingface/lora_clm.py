@@ -2,7 +2,7 @@
 
     python examples/huggingface/lora_clm.py MODEL [--output_dir logs/lora-clm] [--max_steps 200]
 
-MODEL is a folder or hub id, the folder that `make demo-clm` writes for example: logs/demo-clm/model. It is trained on the
+MODEL is a folder or hub id, the folder that `make demo-clm` writes for example: logs/demo-clm/model. Its text is the
 docstrings of Python's standard library.
 """
 

@@ -29,7 +29,7 @@ SEQ_LEN = 256
 
 
 def model_config(vocab_size: int) -> mlm.MaskedLanguageModelConfig:
-    """1,097,734 parameters"""
+    """904,710 parameters"""
     return mlm.MaskedLanguageModelConfig(
         encoder=mlm.TextEncoderConfig(
             vocab_size=vocab_size, max_seq_len=SEQ_LEN, num_input_channels=128, num_self_attention_layers_per_block=6

@@ -1,7 +1,9 @@
 """The console command: what it calls with what, its errors and exit codes, and that it starts without torch."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +58,73 @@ def test_failed_conversion(
     assert capsys.readouterr().err == f"perceiver: error: {error}\n"
 
 
+OFFICIAL = {
+    "vision.image_classifier": ["learned", "fourier", "conv"],
+    "text.mlm": ["language-perceiver"],
+    "multimodal.autoencoder": ["multimodal-perceiver"],
+    "vision.optical_flow": ["optical-flow-perceiver"],
+}
+
+
+def test_convert_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is there already is left alone, and one that fails stops no other."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def package(name: str) -> SimpleNamespace:
+        def convert(**kwargs: Any) -> None:
+            calls.append((name.removeprefix("perceiver.model."), kwargs))
+            if kwargs.get("source_repo_id") == "deepmind/language-perceiver":
+                raise OSError("no network")
+
+        return SimpleNamespace(convert_model=convert, convert_checkpoint=convert)
+
+    monkeypatch.setattr(main_module.importlib, "import_module", package)
+    (tmp_path / "vision-perceiver-conv").mkdir()
+    (tmp_path / "vision-perceiver-conv" / "config.json").touch()
+    items = [
+        {"task": "clm", "ckpt": "a.ckpt", "name": "my-clm", "tokenizer": "bytes"},
+        {"task": "optical-flow", "ckpt": "b.ckpt", "name": "my-flow"},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(items))
+    command = f"convert --all --output_dir {tmp_path} --checkpoints {tmp_path / 'list.json'} --push-to-hub"
+    assert main(command.split()) == 1
+    models = [(name, kwargs["source_repo_id"]) for name, kwargs in calls if "source_repo_id" in kwargs]
+    everything = [(name, repo_id) for name, ids in OFFICIAL.items() for repo_id in ids if repo_id != "conv"]
+    assert len(models) == len(everything) == 5
+    for (name, repo_id), (expected_name, ending) in zip(models, everything, strict=True):
+        assert name == expected_name and repo_id.startswith("deepmind/") and repo_id.endswith(ending)
+    assert calls[-2:] == [
+        (
+            "text.clm",
+            {"save_dir": tmp_path / "my-clm", "ckpt_url": "a.ckpt", "tokenizer_name": "bytes", "push_to_hub": True},
+        ),
+        ("vision.optical_flow", {"save_dir": tmp_path / "my-flow", "ckpt_url": "b.ckpt", "push_to_hub": True}),
+    ]
+    output = capsys.readouterr()
+    assert output.err == "perceiver: error: no network\n"
+    assert f"{tmp_path / 'vision-perceiver-conv'} is there already" in output.out
+    assert f"wrote {tmp_path / 'my-flow'}" in output.out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[", "can't be read"),
+        ('[{"task": "clm", "ckpt": "a.ckpt"}]', "must have a task"),
+        ('[{"task": "nlm", "ckpt": "a.ckpt", "name": "a"}]', "must have a task"),
+        ('[{"task": "clm", "ckpt": "a.ckpt", "name": "a"}]', "--task clm needs --tokenizer"),
+    ],
+)
+def test_list_of_checkpoints_that_is_none(
+    content: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.json").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", "--all", f"--output_dir={tmp_path}", f"--checkpoints={tmp_path / 'list.json'}"])
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError("No module named 'jsonargparse.typing'", name="jsonargparse.typing")
@@ -71,7 +140,9 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     [
         ("", "required: COMMAND"),
         ("sing", "invalid choice: 'sing'"),
-        ("convert", "required: KIND"),
+        ("convert", "give either model or checkpoint, or --all with --output_dir"),
+        ("convert --all", "or --all with --output_dir"),
+        ("convert --all --output_dir a model --task mlm source out", "or --all with --output_dir"),
         ("convert model --task mlm source", "required: SAVE_DIR"),
         ("convert model --task nlm source out", "invalid choice: 'nlm'"),
         ("convert checkpoint --task mlm a.ckpt out", "--task mlm needs --tokenizer"),

@@ -1,0 +1,120 @@
+"""Conversions of the command `perceiver convert`: one model, one checkpoint, or all that are published.
+
+A conversion writes a Hugging Face folder, and all its files or none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perceiver.scripts.tasks import PROCESSORS, TASKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `perceiver convert`."""
+    parser.add_argument("--all", action="store_true", help="convert all official models, into folders of their names")
+    parser.add_argument("--output_dir", metavar="DIR", type=Path, help="where --all writes these folders")
+    parser.add_argument(
+        "--checkpoints",
+        metavar="FILE",
+        type=Path,
+        help="JSON list of training checkpoints that --all converts, too: each with task, ckpt, name and, if its task "
+        "has one, tokenizer or image_processor",
+    )
+    kinds = parser.add_subparsers(metavar="KIND", dest="kind")
+    model = kinds.add_parser("model", help="from weights that transformers' own Perceiver classes load")
+    model.add_argument("source", metavar="SOURCE", help="folder or id on the Hugging Face Hub")
+    checkpoint = kinds.add_parser("checkpoint", help="from a Lightning checkpoint")
+    checkpoint.add_argument("source", metavar="CKPT", help="path or URL of the .ckpt file")
+    help_text = "folder or id of what {} were trained with"
+    checkpoint.add_argument("--tokenizer", metavar="NAME", help=help_text.format("text models"))
+    checkpoint.add_argument("--image-processor", metavar="NAME", help=help_text.format("image classifiers"))
+    for kind in (model, checkpoint):
+        kind.add_argument("save_dir", metavar="SAVE_DIR", help="folder to write")
+        tasks = [name for name, task in TASKS.items() if task.official is not None or kind is checkpoint]
+        kind.add_argument("--task", required=True, choices=tasks)
+    for kind in (parser, model, checkpoint):
+        kind.add_argument("--push-to-hub", action="store_true", help="upload what is written as well")
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs `perceiver convert` and returns the exit code."""
+    if arguments.all != (arguments.kind is None) or arguments.all != (arguments.output_dir is not None):
+        arguments.usage_error("give either model or checkpoint, or --all with --output_dir")
+    keywords: dict[str, Any] = {"push_to_hub": True} if arguments.push_to_hub else {}
+    if arguments.all:
+        return convert_all(arguments.output_dir, read_list(arguments), keywords)
+    if arguments.kind == "model":
+        return convert("model", arguments.task, arguments.source, arguments.save_dir, keywords)
+    keywords |= processor_of(arguments.task, vars(arguments), arguments.usage_error)
+    return convert("checkpoint", arguments.task, arguments.source, arguments.save_dir, keywords)
+
+
+def convert_all(output_dir: Path, checkpoints: list[tuple[str, str, str, dict[str, Any]]], keywords: Any) -> int:
+    """Converts all official models, and checkpoints (task, ckpt, name, arguments). One that fails stops no other.
+
+    Folders that are there already are left alone.
+    """
+    sources = [
+        ("model", task, repo_id, repo_id.split("/")[-1], keywords)
+        for task in TASKS
+        for repo_id in TASKS[task].official or ()
+    ]
+    sources += [("checkpoint", task, ckpt, name, own | keywords) for task, ckpt, name, own in checkpoints]
+    code = 0
+    for kind, task, source, name, own in sources:
+        if (output_dir / name / "config.json").exists():
+            print(f"{output_dir / name} is there already")
+        else:
+            code |= convert(kind, task, source, output_dir / name, own)
+    return code
+
+
+def convert(kind: str, task: str, source: str, save_dir: str | Path, keywords: Mapping[str, Any]) -> int:
+    """Converts a model or a checkpoint, and says what came of it. Returns the exit code."""
+    package = importlib.import_module(f"perceiver.model.{TASKS[task].module}")
+    try:
+        if kind == "model":
+            package.convert_model(save_dir=save_dir, source_repo_id=source, **keywords)
+        else:
+            package.convert_checkpoint(save_dir=save_dir, ckpt_url=source, **keywords)
+    except (OSError, ValueError) as error:  # a source that is missing, unreadable or of a wrong kind
+        print(f"perceiver: error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {save_dir}")
+    return 0
+
+
+def read_list(arguments: argparse.Namespace) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """The checkpoints in the file `--checkpoints`; wrong usage if it is no such list."""
+    if arguments.checkpoints is None:
+        return []
+    try:
+        items = json.loads(arguments.checkpoints.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        arguments.usage_error(f"--checkpoints {arguments.checkpoints} can't be read: {error}")
+    result = []
+    for item in items:
+        if not isinstance(item, dict) or not {"task", "ckpt", "name"} <= item.keys() or item["task"] not in TASKS:
+            arguments.usage_error(f"{item} must have a task ({', '.join(TASKS)}), a ckpt and a name")
+        own = processor_of(item["task"], item, arguments.usage_error)
+        result.append((item["task"], item["ckpt"], item["name"], own))
+    return result
+
+
+def processor_of(task: str, given: Mapping[str, Any], usage_error: Any) -> dict[str, str]:
+    """The argument of `convert_checkpoint` that names tokenizer or image processor. Others: wrong usage."""
+    found = {name: given[name] for name in PROCESSORS if given.get(name) is not None}
+    needed = TASKS[task].processor
+    if list(found) != ([] if needed is None else [needed]):
+        flags = [f"--{name.replace('_', '-')}" for name in PROCESSORS]
+        needs = f"no {' and no '.join(flags)}" if needed is None else flags[list(PROCESSORS).index(needed)]
+        usage_error(f"--task {task} needs {needs}")
+    return {PROCESSORS[name]: value for name, value in found.items()}
