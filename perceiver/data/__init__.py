@@ -1,1 +1,1 @@
-"""Data modules, preprocessors and collators, one package per domain: `perceiver.data.text`."""
+"""Data modules, preprocessors and collators, one package per domain: text, vision, audio, multimodal."""

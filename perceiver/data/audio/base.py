@@ -5,7 +5,7 @@
    complete.
 2. `setup` maps the splits as examples.
 3. The loaders serve batches `(labels, input_ids, pad_mask)`, each (B, max_seq_len). What is random in them depends on
-   `seed` and the epoch, not on the number of workers (`perceiver.data.text.loader`).
+   `seed` and the epoch, not on the number of workers (`perceiver.data.loader`).
 """
 
 import hashlib
@@ -20,15 +20,14 @@ import pytorch_lightning as pl
 import torch
 from pretty_midi import PrettyMIDI
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from perceiver.data.audio.midi_processor import VOCAB_SIZE
-from perceiver.data.audio.pieces import FORMAT_VERSION, Batch, PieceWindows, Source, Windows, write_pieces
-from perceiver.data.text.loader import EpochSampler, ResumableLoader
-from perceiver.data.text.streams import RECORDS, stream
+from perceiver.data.audio.pieces import FORMAT_VERSION, PieceWindows, Source, Windows, write_pieces
+from perceiver.data.module import SplitLoaders
+from perceiver.data.streams import RECORDS, stream
 
 
-class SymbolicAudioDataModule(pl.LightningDataModule):
+class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):
     """Serves pieces of music as next-token examples.
 
     Training examples are random windows of pieces, new in each epoch. Validation and test examples are all windows of
@@ -145,10 +144,9 @@ class SymbolicAudioDataModule(pl.LightningDataModule):
     def _examples(self, split: str, *, random: bool) -> PieceWindows:
         return PieceWindows(self.cache_dir, split, self.random_windows if random else self.fixed_windows)
 
-    def _split(self, split: str) -> PieceWindows:
-        if split not in self.pieces:
-            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.pieces)}")
-        return self.pieces[split]
+    def split_examples(self, split: str, *, training: bool) -> PieceWindows:
+        examples = self.named_split(self.pieces, split)
+        return examples if training else self._examples(split, random=False)
 
     def validation_record(self, index: int = -1) -> Tensor:
         """Inputs (n,) of a validation example, int64, without padding: a prompt whose continuation is logged.
@@ -159,40 +157,10 @@ class SymbolicAudioDataModule(pl.LightningDataModule):
         Raises:
             ValueError: if there is no such example.
         """
-        examples = self._split("valid")
+        examples = self.named_split(self.pieces, "valid")
         if not -1 <= index < len(examples):
             raise ValueError(f"validation record {index} must be in [0, {len(examples)}), or -1 for a random one")
         if index == -1:
             step = self.trainer.global_step if self.trainer is not None else 0
             index = int(stream(RECORDS, self.seed, step, 0).integers(len(examples)))
         return torch.from_numpy(examples.window(0, index)[:-1])
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._fixed_dataloader("train", self.batch_size)  # the same few batches in every epoch
-        return self._dataloader(ResumableLoader, self._split("train"), shuffle=True, batch_size=self.batch_size)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._fixed_dataloader("valid", self.valid_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._fixed_dataloader("test", self.valid_batch_size)
-
-    def _fixed_dataloader(self, split: str, batch_size: int) -> DataLoader[Batch]:
-        self._split(split)
-        return self._dataloader(DataLoader, self._examples(split, random=False), shuffle=False, batch_size=batch_size)
-
-    def _dataloader(self, loader: Any, examples: PieceWindows, *, shuffle: bool, batch_size: int) -> DataLoader[Batch]:
-        world_size, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        sampler: EpochSampler | None = None  # the order of the pieces
-        if shuffle or world_size > 1:
-            sampler = EpochSampler(examples, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=self.seed)
-        result: DataLoader[Batch] = loader(
-            examples,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-        )
-        return result

@@ -63,13 +63,12 @@ class MidiFilesDataModule(SymbolicAudioDataModule):
 
 
 def read_midi(path: Path) -> PrettyMIDI:
-    """Reads a MIDI file, without percussion; what looks wrong in it is logged."""
+    """Reads a MIDI file; what looks wrong in it is logged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         midi = PrettyMIDI(str(path))
     for warning in caught:
         logger.warning("%s: %s", path, warning.message)
-    midi.instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
     return midi
 
 

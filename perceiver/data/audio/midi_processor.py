@@ -35,13 +35,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def encode_midi(midi: PrettyMIDI) -> list[int]:
-    """Token ids of all notes of all instruments; none if there are no notes. `midi` is not changed.
+    """Token ids of all notes of all instruments but percussion; none if there are no notes. `midi` is not changed.
 
     Raises:
         ValueError: if a note has a negative time or one of more than a day, ends before it starts, or has a pitch or
             velocity that is not in 0 .. 127.
     """
-    notes = np.concatenate([np.empty((4, 0)), *map(_sounding_notes, midi.instruments)], axis=1)
+    instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
+    notes = np.concatenate([np.empty((4, 0)), *map(_sounding_notes, instruments)], axis=1)
     start, end, pitch, velocity = notes[:, np.argsort(notes[0], kind="stable")]
     times = np.stack([start, start, end], axis=1).ravel()
     ids = np.stack([VELOCITY + velocity // BUCKET, NOTE_ON + pitch, NOTE_OFF + pitch], axis=1).ravel().astype(np.int64)

@@ -38,7 +38,7 @@ from perceiver.data.audio.midi_processor import (
     encode_midi,
     transpose,
 )
-from perceiver.data.text.streams import WINDOWS, stream
+from perceiver.data.streams import WINDOWS, stream
 
 FORMAT_VERSION = 1  # of the files above and of what is in them; part of the key
 IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
@@ -156,7 +156,7 @@ class PieceWindows(torch.utils.data.Dataset[Batch]):
 
     Labels are the next tokens, -100 at padding; the default `collate_fn` makes batches. An item is asked for with
     `(epoch, index)`, or with `index` alone, which is epoch 0. With `(epoch, index, True)` it is repeated: some process
-    takes it a second time, so it has no labels (`perceiver.data.text.loader`). What is random is drawn per
+    takes it a second time, so it has no labels (`perceiver.data.loader`). What is random is drawn per
     (seed, epoch, index).
 
     Args:

@@ -18,13 +18,11 @@ from typing import Any, Generic, TypeVar
 
 import datasets
 import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from perceiver.data.module import SplitLoaders
 from perceiver.data.text.collator import Batch
 from perceiver.data.text.corpus import FORMAT_VERSION, Encoder, Examples, check_corpus, write_corpus
-from perceiver.data.text.loader import EpochSampler, ResumableLoader
 from perceiver.data.text.preprocessor import PaddingSide, TextPreprocessor, check_text_arguments
 from perceiver.data.text.tokenization import check_tokenizer, tokenizer_fingerprint
 
@@ -68,7 +66,7 @@ class TokenizerDataModule(pl.LightningDataModule):
         return TextPreprocessor(self.tokenizer, self.max_seq_len, self.add_special_tokens, self.padding_side)
 
 
-class CachedTextDataModule(TokenizerDataModule, Generic[ExamplesT]):
+class CachedTextDataModule(SplitLoaders, TokenizerDataModule, Generic[ExamplesT]):
     """Preprocesses text once and serves batches of it.
 
     Args:
@@ -196,49 +194,11 @@ class CachedTextDataModule(TokenizerDataModule, Generic[ExamplesT]):
         names: list[str] = json.loads((self.cache_dir / "label_names.json").read_text())
         return names
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._fixed_dataloader("train", self.batch_size)  # the same few batches in every epoch
-        return self._dataloader(
-            ResumableLoader,
-            "train",
-            shuffle=True,
-            batch_size=self.batch_size,
-            collate_fn=self.train_collator(),
-        )
+    def split_examples(self, split: str, *, training: bool) -> ExamplesT:
+        return self.named_split(self.chunks, split)
+
+    def collate_function(self, *, training: bool) -> Collate:
+        return self.train_collator() if training else self.collator(static=True)
 
     def train_collator(self) -> Collate:
         return self.collator(static=False)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._fixed_dataloader("valid", self.valid_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._fixed_dataloader("test", self.valid_batch_size)
-
-    def _fixed_dataloader(self, split: str, batch_size: int) -> DataLoader[Any]:
-        """Examples in the order of the text, always the same."""
-        return self._dataloader(
-            DataLoader, split, shuffle=False, batch_size=batch_size, collate_fn=self.collator(static=True)
-        )
-
-    def _dataloader(self, loader: Any, split: str, *, shuffle: bool, **kwargs: Any) -> DataLoader[Any]:
-        chunks, trainer = self._split(split), self.trainer
-        world_size, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-        sampler: EpochSampler | None = None  # the order of the text
-        if shuffle or world_size > 1:
-            sampler = EpochSampler(chunks, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=self.seed)
-        result: DataLoader[Any] = loader(
-            chunks,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-            **kwargs,
-        )
-        return result
-
-    def _split(self, split: str) -> ExamplesT:
-        if split not in self.chunks:
-            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.chunks)}")
-        return self.chunks[split]

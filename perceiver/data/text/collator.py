@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.data.streams import MASKS, stream
 from perceiver.data.text.preprocessor import PaddingSide
-from perceiver.data.text.streams import MASKS, stream
 from perceiver.data.text.tokenization import tokenizer_name
 
 IGNORE = -100  # ignored by torch.nn.functional.cross_entropy

@@ -20,6 +20,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from perceiver.data.streams import RECORDS, stream
 from perceiver.data.text.base import CachedTextDataModule
 from perceiver.data.text.collator import (
     DefaultCollator,
@@ -30,7 +31,6 @@ from perceiver.data.text.collator import (
 from perceiver.data.text.corpus import Encoder, LabelledDocuments, TokenChunks
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
 from perceiver.data.text.preprocessor import PaddingSide
-from perceiver.data.text.streams import RECORDS, stream
 from perceiver.data.text.tokenization import special_ids
 
 
@@ -208,7 +208,7 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
         Raises:
             ValueError: if there is no such example.
         """
-        chunks = self._split("valid")
+        chunks = self.split_examples("valid", training=False)
         if not -1 <= index < len(chunks):
             raise ValueError(f"validation record {index} must be in [0, {len(chunks)}), or -1 for a random one")
         if index == -1:

@@ -27,10 +27,10 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.data.streams import DOCUMENTS, WINDOWS, stream
 from perceiver.data.text.collator import Batch
 from perceiver.data.text.encoders import STRINGS, TEXT
 from perceiver.data.text.files import forget_connections
-from perceiver.data.text.streams import DOCUMENTS, WINDOWS, stream
 from perceiver.data.text.tokenization import SPECIAL, encode, plain_text_tokenizer, tokenizer_name, word_ids
 
 State = dict[str, Any]

@@ -4,25 +4,22 @@ A leaf says where images come from (`load`) and which image processor turns them
 as well: `data.image_processor` belongs to a model that was trained with the data.
 
 Order, random changes and mixtures depend on `seed` and the epoch, not on the number of workers, and a run resumes in
-the middle of an epoch (`perceiver/data/text/loader.py`).
+the middle of an epoch (`perceiver/data/loader.py`).
 """
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader
 
+from perceiver.data.module import SplitLoaders
 from perceiver.data.text.encoders import find_label_names
-from perceiver.data.text.loader import EpochSampler, ResumableLoader
 from perceiver.data.vision.images import LABEL, ImageCollator, ImageExamples, Splits, check_images
 from perceiver.data.vision.transforms import Augmentation, Mixing
 from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(SplitLoaders, pl.LightningDataModule):
     """Serves labelled images.
 
     Args:
@@ -119,47 +116,17 @@ class ImageDataModule(pl.LightningDataModule):
             for split, rows in self._splits.items()
         }
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def split_examples(self, split: str, *, training: bool) -> ImageExamples:
+        return self.named_split(self.examples, split)
+
+    def collate_function(self, *, training: bool) -> ImageCollator:
+        if not training:
+            return ImageCollator(self.image_processor, self.num_classes)
         cropped = self.augmentation is not None and self.augmentation.min_crop_area is not None
-        collate = ImageCollator(
+        return ImageCollator(
             self.image_processor,
             self.num_classes,
             mixing=self.mixing,
             seed=self.seed,
             **({"do_center_crop": False, "do_resize": False} if cropped else {}),
         )
-        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            # the same few batches in every epoch
-            return self._dataloader(DataLoader, "train", collate, self.batch_size)
-        return self._dataloader(ResumableLoader, "train", collate, self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._fixed_dataloader("valid")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._fixed_dataloader("test")
-
-    def _fixed_dataloader(self, split: str) -> DataLoader[Any]:
-        collate = ImageCollator(self.image_processor, self.num_classes)
-        return self._dataloader(DataLoader, split, collate, self.valid_batch_size)
-
-    def _dataloader(
-        self, loader: Any, split: str, collate: ImageCollator, batch_size: int, shuffle: bool = False
-    ) -> DataLoader[Any]:
-        if split not in self.examples:
-            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.examples)}")
-        examples, trainer = self.examples[split], self.trainer
-        world_size, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-        sampler: EpochSampler | None = None  # the order of the data set
-        if shuffle or world_size > 1:
-            sampler = EpochSampler(examples, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=self.seed)
-        result: DataLoader[Any] = loader(
-            examples,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-        )
-        return result

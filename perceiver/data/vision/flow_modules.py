@@ -7,7 +7,7 @@ Batches are dicts, x (right) first and y (down) second in flow:
     valid  (B, H, W) bool, where flow is known; nowhere in an example that another process has, too
 
 Order, synthetic examples, crops and augmentation are functions of `seed`, the epoch and the index of an example: the
-number of workers changes nothing, and a run resumes in the middle of an epoch (`perceiver/data/text/loader.py`).
+number of workers changes nothing, and a run resumes in the middle of an epoch (`perceiver/data/loader.py`).
 Validation and test examples are the same in every epoch.
 """
 
@@ -20,10 +20,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from perceiver.data.text.loader import EpochSampler, ResumableLoader
-from perceiver.data.text.streams import stream
+from perceiver.data.module import SplitLoaders
+from perceiver.data.streams import stream
 from perceiver.data.vision.flow_examples import FlowExample, crop, jitter_colors, mirror
 from perceiver.data.vision.flow_folders import (
     FlowFiles,
@@ -127,7 +127,7 @@ def collate(examples: Sequence[FlowExample]) -> dict[str, Tensor]:
     }
 
 
-class OpticalFlowDataModule(pl.LightningDataModule):
+class OpticalFlowDataModule(SplitLoaders, pl.LightningDataModule):
     """Serves examples of optical flow; a leaf says where they come from.
 
     Args:
@@ -174,35 +174,11 @@ class OpticalFlowDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         self.examples = self.load()
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._dataloader(DataLoader, "train", self.batch_size, shuffle=False)  # the same few batches
-        return self._dataloader(ResumableLoader, "train", self.batch_size, shuffle=True)
+    def split_examples(self, split: str, *, training: bool) -> FlowExamples:
+        return self.named_split(self.examples, split)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._dataloader(DataLoader, "valid", self.valid_batch_size, shuffle=False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._dataloader(DataLoader, "test", self.valid_batch_size, shuffle=False)
-
-    def _dataloader(self, loader: Any, split: str, batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
-        if split not in self.examples:
-            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.examples)}")
-        examples, trainer = self.examples[split], self.trainer
-        world_size, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-        sampler: EpochSampler | None = None  # the order of the examples
-        if shuffle or world_size > 1:
-            sampler = EpochSampler(examples, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=self.seed)
-        result: DataLoader[Any] = loader(
-            examples,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-        )
-        return result
+    def collate_function(self, *, training: bool) -> Any:
+        return collate
 
 
 class SyntheticFlowDataModule(OpticalFlowDataModule):

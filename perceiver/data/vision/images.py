@@ -17,9 +17,9 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
+from perceiver.data.streams import stream
 from perceiver.data.text.collator import IGNORE
 from perceiver.data.text.encoders import label_numbers
-from perceiver.data.text.streams import stream
 from perceiver.data.vision.transforms import Augmentation, Mixing
 from perceiver.model.vision.image_classifier.image_processor import (
     PerceiverImageClassifierInputProcessor,
@@ -104,7 +104,7 @@ class ImageExamples(torch.utils.data.Dataset[dict[str, Any]]):
     """One split: dicts of `image`, a PIL image in grayscale or RGB, `label`, `index` and `epoch`.
 
     An item is asked for with `(epoch, index)`, or with `index` alone, which is epoch 0. With `(epoch, index, True)` its
-    label is -100: some process takes it a second time (`perceiver/data/text/loader.py`).
+    label is -100: some process takes it a second time (`perceiver/data/loader.py`).
 
     Args:
         rows: images and labels.

@@ -16,7 +16,7 @@ from transformers import PerceiverTokenizer
 from perceiver.data.text.collator import WordMaskingCollator
 from perceiver.data.text.common import Task
 from perceiver.data.text.corpus import TokenChunks
-from perceiver.data.text.loader import EpochSampler, ResumableLoader
+from perceiver.data.loader import EpochSampler, ResumableLoader
 from perceiver.data.text.pydoc import PydocTextDataModule
 from perceiver.data.text.tokenization import encode
 
