@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.helpers import TIED
+from tests.model.helpers import GOLDEN, TIED
 
 ROOT = Path(__file__).parent.parent.parent
 MISSING = "import sys\nfor name in {names}: sys.modules[name] = None\n"
@@ -44,8 +44,14 @@ def test_inference_imports_no_lightning_and_lightning_comes_with_its_class() -> 
     training = "pytorch_lightning", "torchmetrics", "tensorboard", "jsonargparse", "datasets"
     program = f"""
 from perceiver.model.text import mlm
+from perceiver.model.vision import image_classifier, optical_flow
 assert not any(name in sys.modules for name in {training})
-from transformers import AutoModelForMaskedLM, pipeline
+from transformers import AutoImageProcessor, AutoModelForMaskedLM, pipeline
+# importing a task is enough: there is no model yet
+processor = AutoImageProcessor.from_pretrained({str(GOLDEN / "img_clf_mnist" / "hub")!r})
+assert type(processor) is image_classifier.PerceiverImageClassifierInputProcessor
+flow_pipeline = pipeline("optical-flow", model={str(GOLDEN / "optical_flow" / "hub")!r})
+assert type(flow_pipeline) is optical_flow.OpticalFlowPipeline
 model = AutoModelForMaskedLM.from_pretrained({str(TIED / "hub")!r})
 assert type(model) is mlm.PerceiverMaskedLanguageModel
 pipeline("fill-mask", model={str(TIED / "hub")!r})("a[MASK]")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.helpers import TIED
+from tests.model.helpers import GOLDEN, TIED
 
 MLM = [
     "LitMaskedLanguageModel",
@@ -22,6 +22,40 @@ MLM = [
     "fill_masks",
     "perceiver_io_language_base",
 ]
+IMAGE_CLASSIFIER = [
+    "ClassificationDecoderConfig",
+    "ImageClassifier",
+    "ImageClassifierConfig",
+    "ImageEncoderConfig",
+    "LitImageClassifier",
+    "PerceiverImageClassifier",
+    "PerceiverImageClassifierConfig",
+    "PerceiverImageClassifierInputProcessor",
+    "convert_checkpoint",
+    "convert_mnist_classifier_checkpoint",
+    "convert_model",
+    "perceiver_io_conv",
+    "perceiver_io_fourier",
+    "perceiver_io_learned",
+]
+OPTICAL_FLOW = [
+    "LitOpticalFlow",
+    "OpticalFlow",
+    "OpticalFlowConfig",
+    "OpticalFlowDecoderConfig",
+    "OpticalFlowEncoderConfig",
+    "OpticalFlowPerceiver",
+    "OpticalFlowPerceiverConfig",
+    "OpticalFlowPipeline",
+    "convert_checkpoint",
+    "convert_model",
+    "perceiver_io_optical_flow",
+]
+TASKS = {
+    "perceiver.model.text.mlm": MLM,
+    "perceiver.model.vision.image_classifier": IMAGE_CLASSIFIER,
+    "perceiver.model.vision.optical_flow": OPTICAL_FLOW,
+}
 MODULES = [
     "InputAdapter",
     "MultiHeadAttention",
@@ -34,9 +68,12 @@ MODULES = [
     "PerceiverDecoder",
     "PerceiverIO",
     "FourierPositionEncoding",
+    "CoordinateInputAdapter",
+    "FourierQueryProvider",
+    "PerceiverResampler",
 ]
 CONFIGS = ["EncoderConfig", "DecoderConfig", "PerceiverIOConfig"]
-NAMES = [("perceiver.model.text.mlm", name) for name in MLM]
+NAMES = [(task, name) for task, names in TASKS.items() for name in names]
 NAMES += [("perceiver.model.core.modules", name) for name in MODULES]
 NAMES += [("perceiver.model.core.config", name) for name in CONFIGS]
 NAMES += [("perceiver.model.core.checkpoint", "read_checkpoint")]
@@ -48,10 +85,9 @@ def test_name_exists(module: str, name: str) -> None:
     assert callable(found) and found.__name__ == name and found.__doc__
 
 
-def test_all_lists_what_mlm_offers() -> None:
-    from perceiver.model.text import mlm
-
-    assert sorted(mlm.__all__) == sorted(MLM)
+@pytest.mark.parametrize("task", TASKS)
+def test_all_lists_what_a_task_offers(task: str) -> None:
+    assert sorted(importlib.import_module(task).__all__) == sorted(TASKS[task])
 
 
 def test_unknown_name() -> None:
@@ -88,3 +124,53 @@ def test_the_program_of_the_issue(tmp_path: Path) -> None:
     source = str(TIED.parent / "hf_mlm" / "hf_src")
     mlm.convert_model(save_dir=str(tmp_path / "b"), source_repo_id=source)
     assert (tmp_path / "a" / "model.safetensors").exists() and (tmp_path / "b" / "model.safetensors").exists()
+
+
+def test_the_same_program_for_images(tmp_path: Path) -> None:
+    import PIL.Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    from perceiver.model.vision import image_classifier
+
+    repo_id, checkpoint = str(GOLDEN / "img_clf_mnist" / "hub"), str(GOLDEN / "img_clf_mnist" / "lit.ckpt")
+    model = AutoModelForImageClassification.from_pretrained(repo_id)
+    processor = AutoImageProcessor.from_pretrained(repo_id)
+    assert type(model) is image_classifier.PerceiverImageClassifier
+    assert type(processor) is image_classifier.PerceiverImageClassifierInputProcessor
+    digit = PIL.Image.new("L", (12, 10))
+    assert model(**processor(digit, return_tensors="pt")).logits.shape == (1, 10)
+    assert pipeline("image-classification", model=repo_id)(digit, top_k=1)[0]["label"] in range(10)
+
+    backend_config = model.backend_model.config
+    assert type(model.backend_model) is image_classifier.ImageClassifier
+    assert backend_config == model.config.backend_config
+    lit_model = image_classifier.LitImageClassifier.create(backend_config, params=repo_id)
+    assert type(lit_model.backend_model) is image_classifier.ImageClassifier
+    image_classifier.convert_checkpoint(save_dir=str(tmp_path / "a"), ckpt_url=checkpoint, image_processor=processor)
+    image_classifier.convert_mnist_classifier_checkpoint(save_dir=str(tmp_path / "b"), ckpt_url=checkpoint)
+    for name in "ab":
+        assert {file.name for file in (tmp_path / name).iterdir()} == {
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+        }
+
+
+def test_the_same_program_for_optical_flow() -> None:
+    import numpy as np
+    from transformers import AutoModel, pipeline
+
+    from perceiver.data.vision.optical_flow import OpticalFlowProcessor
+    from perceiver.model.vision import optical_flow
+
+    repo_id = str(GOLDEN / "optical_flow" / "hub")
+    model = AutoModel.from_pretrained(repo_id)
+    assert type(model) is optical_flow.OpticalFlowPerceiver
+    assert type(model.backend_model) is optical_flow.OpticalFlow
+    assert model.backend_model.config == model.config.backend_config
+    frames = np.zeros((44, 48, 3), np.uint8), np.zeros((44, 48, 3), np.uint8)
+    processor = OpticalFlowProcessor(patch_size=(44, 48))
+    flow = processor.postprocess(model(processor.preprocess(frames)).logits, (44, 48))
+    assert flow.shape == (1, 44, 48, 2)
+    assert pipeline("optical-flow", model=repo_id)(frames, render=True).shape == (44, 48, 3)
+    optical_flow.LitOpticalFlow.create(model.backend_model.config, params=repo_id)

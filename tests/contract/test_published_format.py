@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM
 
+from perceiver.data.vision.optical_flow import OpticalFlowProcessor
+from perceiver.model.core.checkpoint import COMPUTED_BUFFERS
 from perceiver.model.text import mlm
+from perceiver.model.vision import image_classifier, optical_flow
 from tests.model.helpers import GOLDEN, LIT_CKPTS, MODELS, golden_cases, golden_parameters, mlm_config, mlm_model
+from tests.model.vision.image_classifier.helpers import img_config, img_model
+from tests.model.vision.optical_flow.helpers import flow_config, flow_model
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -108,3 +114,95 @@ def test_every_way_to_load_gives_the_recorded_logits(name: str, tmp_path: Path) 
 @every_model
 def test_golden_data_is_what_it_says(name: str) -> None:
     assert {f"backend_model.{key}" for key in golden_parameters(name)} == published_keys(name).keys()
+
+
+# --- vision ---
+
+IMAGE_CLASSES = (
+    AutoModelForImageClassification,
+    image_classifier.PerceiverImageClassifier,
+    image_classifier.LitImageClassifier,
+)
+VISION: dict[str, tuple[Any, Any, Any]] = {
+    "img_clf_mnist": IMAGE_CLASSES,
+    "img_clf_fourier": IMAGE_CLASSES,
+    "optical_flow": (AutoModel, optical_flow.OpticalFlowPerceiver, optical_flow.LitOpticalFlow),
+}
+every_vision_model = pytest.mark.parametrize("name", VISION)
+
+
+def own_keys(name: str) -> dict[str, tuple[list[int], str]]:
+    """The published ones without computed buffers."""
+    return {key: value for key, value in published_keys(name).items() if not key.endswith(COMPUTED_BUFFERS)}
+
+
+@every_vision_model
+def test_vision_keys_are_frozen(name: str) -> None:
+    model = VISION[name][0].from_pretrained(GOLDEN / name / "hub")
+    found = {k: (list(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in model.state_dict().items()}
+    assert found == own_keys(name)
+    computed = {key for key in published_keys(name) if key.endswith(COMPUTED_BUFFERS)}
+    assert computed == {"backend_model.0.input_adapter.position_encoding.position_encoding"}
+
+
+@every_vision_model
+def test_prefixes_of_the_three_layers_of_vision(name: str) -> None:
+    auto, hf_class, lit_class = VISION[name]
+    backend = {key.removeprefix("backend_model.") for key in own_keys(name)}
+    config = auto.from_pretrained(GOLDEN / name / "hub").config.backend_config
+    lit_model = lit_class.create(config, params=str(GOLDEN / name / "hub"))
+    assert set(lit_model.backend_model.state_dict()) == backend
+    assert set(lit_model.state_dict()) == {f"model.{key}" for key in backend}
+    assert set(hf_class(hf_class.config_class(config)).state_dict()) == {f"backend_model.{key}" for key in backend}
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("repeated", [True, False])
+def test_image_classifier_keys_by_the_rules(repeated: bool, queries: int) -> None:
+    encoder: dict[str, Any] = {
+        "num_cross_attention_layers": 2,
+        "num_self_attention_blocks": 3,
+        "first_self_attention_block_shared": False,
+    }
+    model = img_model(img_config(encoder if repeated else None, {"num_output_queries": queries}))
+    expected = {"0.latent_provider._query", "1.output_query_provider._query"}
+    for suffix in ("1", "n") if repeated else ("1",):
+        expected |= {f"0.cross_attn_{suffix}.{key}" for key in cross_attention_keys()}
+        expected |= {f"0.self_attn_{suffix}.{i}.{key}" for i in range(2) for key in self_attention_keys()}
+    expected |= {f"1.cross_attn.{key}" for key in cross_attention_keys()}
+    assert set(model.state_dict()) == expected | {"1.output_adapter.linear.weight", "1.output_adapter.linear.bias"}
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_optical_flow_keys_by_the_rules(residual: bool) -> None:
+    model = flow_model(flow_config(decoder={"cross_attention_residual": residual}))
+    expected = {"0.latent_provider._query"} | {f"0.cross_attn_1.{key}" for key in cross_attention_keys()}
+    expected |= {f"0.self_attn_1.{i}.{key}" for i in range(2) for key in self_attention_keys()}
+    expected |= {f"1.cross_attn.{key}" for key in cross_attention_keys(residual)}
+    linear = {
+        f"{part}.linear.{kind}" for part in ("0.input_adapter", "1.output_adapter") for kind in ("weight", "bias")
+    }
+    assert set(model.state_dict()) == expected | linear
+
+
+@every_vision_model
+def test_every_way_to_load_vision_models_gives_the_recorded_logits(name: str, tmp_path: Path) -> None:
+    (auto, hf_class, lit_class), hub = VISION[name], GOLDEN / name / "hub"
+    hf_class.from_pretrained(hub).save_pretrained(tmp_path)
+    config = auto.from_pretrained(hub).config.backend_config
+    files = sorted(hub.parent.glob("*.ckpt"))
+    models = [
+        *(auto.from_pretrained(folder).backend_model for folder in (hub, tmp_path)),
+        *(hf_class.from_checkpoint(file).backend_model for file in files),
+        *(lit_class.load_from_checkpoint(file).backend_model.eval() for file in files),
+        *(lit_class.create(config, params=str(source)).backend_model.eval() for source in (*files, hub, tmp_path)),
+    ]
+    assert len(models) == 4 + 3 * {"img_clf_mnist": 2, "img_clf_fourier": 1, "optical_flow": 0}[name]
+    (case,) = golden_cases(name, "forward")
+    x = case.inputs.get("inputs")
+    if x is None:
+        frames = (case.inputs["image_1"].numpy(), case.inputs["image_2"].numpy())
+        x = OpticalFlowProcessor(patch_size=config.encoder.image_shape).preprocess(frames)
+    for model in models:
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), case.outputs["logits"], atol=1e-4, rtol=1e-4)

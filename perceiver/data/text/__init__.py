@@ -13,8 +13,6 @@ tokenization.py  text -> flat arrays of token ids and word marks; UTF-8 bytes ve
 encoders.py      what preprocessing does to a batch of documents, and labels
 corpus.py        the cache on disk (written once, atomically) and its views as examples
 collator.py      whole-word and token masking, padding
-streams.py       random numbers by (purpose, seed, epoch, example)
-loader.py        the training loader: order by (seed, epoch), resumable in the middle of an epoch
 preprocessor.py  TextPreprocessor: text -> model input, for inference (no Lightning)
 ```
 

@@ -5,7 +5,7 @@
    A second run finds the folder and starts at once; a folder exists only if it is complete.
 2. `setup` maps the splits as examples.
 3. The loaders serve batches `(labels, input_ids, pad_mask)` (`collator.py`). What is random in them is drawn when they
-   are loaded, and depends on `seed` and the epoch, not on the number of workers (`loader.py`, `streams.py`).
+   are loaded, and depends on `seed` and the epoch, not on the number of workers (`perceiver.data.loader`).
 """
 
 import hashlib

@@ -58,8 +58,13 @@ class FourierPositionEncoding(nn.Module):
 
         Returns:
             float32 (B, M, channels), M the number of grid cells in row-major order.
+
+        Raises:
+            ValueError: if `shape` has more or fewer dimensions.
         """
         shape = self.input_shape if shape is None else shape
+        if len(shape) != len(self.input_shape):
+            raise ValueError(f"shape={shape} must have {len(self.input_shape)} dimensions")
         codes: tuple[list[Tensor], ...] = ([], [], [])  # coordinates, sines, cosines by dimension, (*shape, channels)
         for dim, (num_cells, resolution) in enumerate(zip(shape, self.input_shape, strict=True)):
             x = torch.linspace(-1.0, 1.0, num_cells, device=device, dtype=torch.float32)[:, None]
@@ -93,7 +98,7 @@ class FourierPositionEncoding(nn.Module):
         """Angles (..., bands) of a coordinate (..., 1) of a dimension with `resolution` cells."""
         bands = self.num_frequency_bands
         frequencies = torch.linspace(1.0, resolution / 2, bands, device=x.device, dtype=torch.float32)
-        # In this order, as in the official models: at 15,000 oscillations another one gives angles that differ by 0.004.
+        # In this order, as in the official models: at 15,000 oscillations another gives angles that differ by 0.004.
         return math.pi * (x * frequencies)
 
 

@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from perceiver.model.core.adapter import (
+    CoordinateInputAdapter,
+    FourierQueryProvider,
+    QueryProvider,
     TiedTokenOutputAdapter,
     TokenInputAdapter,
     TokenOutputAdapter,
     TrainableQueryProvider,
 )
+from perceiver.model.core.position import FourierPositionEncoding
 
 B, M, C, VOCAB, MAX_LEN = 2, 5, 3, 11, 7
 
@@ -61,6 +65,40 @@ def test_query_provider_gives_all_queries_or_those_at_positions() -> None:
     assert torch.equal(chosen[0, 2], provider._query[6]) and torch.equal(chosen[1, 0], provider._query[2])
     with pytest.raises(ValueError, match=r"positions span \[-1, 7\], allowed is \[0, 6\]"):
         provider(torch.tensor([[7, -1]]))
+
+
+def test_a_query_provider_may_have_no_queries() -> None:
+    provider = QueryProvider(5)
+    assert provider.num_query_channels == 5 and list(provider.parameters()) == []
+    with pytest.raises(ValueError, match=r"the decoder has no queries of its own: give it a query \(B, O, F\)"):
+        provider()
+
+
+@pytest.mark.parametrize("num_values", [0, 3])
+def test_coordinate_input_is_values_and_codes_of_coordinates(num_values: int) -> None:
+    encoding = FourierPositionEncoding((4, 9), num_frequency_bands=3)
+    adapter, x = CoordinateInputAdapter(encoding, num_values), 3 * torch.rand(B, M, 2 + num_values) - 1.5
+    result = adapter(x)
+    assert result.shape == (B, M, adapter.num_input_channels)
+    assert torch.equal(result[..., :num_values], x[..., 2:])
+    assert torch.equal(result[..., num_values:], encoding.encode(x[..., :2]))
+    assert adapter(x.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="positions have 1 coordinates, expected 2"):
+        adapter(x[..., 1:])
+
+
+def test_fourier_queries_are_a_linear_layer_of_codes() -> None:
+    encoding = FourierPositionEncoding((2, 5), num_frequency_bands=3)
+    provider, positions = FourierQueryProvider(encoding, 11), 3 * torch.rand(B, M, 2) - 1.5
+    assert provider.num_query_channels == 11
+    weight, bias = provider.linear.weight, provider.linear.bias
+    torch.testing.assert_close(provider(positions), encoding.encode(positions) @ weight.T + bias)
+    torch.testing.assert_close(provider(), encoding() @ weight.T + bias)
+    cells = torch.cartesian_prod(torch.linspace(-1, 1, 2), torch.linspace(-1, 1, 5))
+    torch.testing.assert_close(provider(cells[None]), provider())
+    assert provider.bfloat16()(positions).dtype == provider()[0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="positions have 3 coordinates, expected 2"):
+        provider(torch.zeros(1, 1, 3))
 
 
 def test_tied_output_is_the_transposed_embedding_plus_bias() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
@@ -69,6 +70,58 @@ def test_accuracies() -> None:
     assert classification_accuracy(logits, torch.randn(2, 3), REGRESSION) is None
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_label_smoothing_is_that_of_torch(smoothing: float) -> None:
+    logits, labels = torch.randn(7, 5, requires_grad=True), torch.tensor([0, 4, -100, 2, 2, -100, 1])
+    loss = classification_loss(logits, labels, SINGLE, smoothing)
+    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+    assert classification_loss(logits, torch.full((7,), -100), SINGLE, smoothing) == 0
+
+
+def test_label_smoothing_by_hand() -> None:
+    logits = torch.tensor([[1.0, 2.0, 4.0]])
+    log_probs = logits.log_softmax(-1)[0]
+    expected = -(0.7 * log_probs[2] + 0.3 * log_probs.mean())
+    torch.testing.assert_close(classification_loss(logits, torch.tensor([2]), label_smoothing=0.3), expected)
+
+
+@pytest.mark.parametrize("problem_type", [MULTI, REGRESSION])
+def test_other_losses_are_not_smoothed(problem_type: Any) -> None:
+    logits, labels = torch.randn(7, 5), labels_of(problem_type, 7, classes=5)
+    smoothed = classification_loss(logits, labels, problem_type, label_smoothing=0.3)
+    assert torch.equal(smoothed, classification_loss(logits, labels, problem_type))
+
+
+# --- probabilities instead of classes, of mixed images ---
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_of_probabilities_is_the_soft_cross_entropy(shape: tuple[int, ...], smoothing: float) -> None:
+    logits, labels = torch.randn(*shape, 5), torch.rand(*shape, 5).softmax(dim=-1)
+    target = (1 - smoothing) * labels + smoothing / 5
+    expected = -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+    torch.testing.assert_close(classification_loss(logits, labels, SINGLE, smoothing), expected)
+    flat = F.cross_entropy(logits.flatten(0, -2), labels.flatten(0, -2), label_smoothing=smoothing)
+    torch.testing.assert_close(classification_loss(logits, labels, SINGLE, smoothing), flat)
+
+
+def test_certain_probabilities_are_classes() -> None:
+    logits, labels = torch.randn(7, 5), torch.randint(0, 5, (7,))
+    for function in (classification_loss, classification_accuracy):
+        found = function(logits.bfloat16(), F.one_hot(labels, 5).float(), SINGLE)
+        torch.testing.assert_close(found, function(logits.bfloat16(), labels, SINGLE))
+
+
+def test_accuracy_of_probabilities_is_that_of_the_likeliest_class() -> None:
+    logits = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 2.0, 0.5]])
+    probabilities = torch.tensor([[0.3, 0.1, 0.6], [0.6, 0.4, 0.0]])
+    assert classification_accuracy(logits, probabilities, SINGLE) == 0.5
+
+
 def test_half_precision_logits_give_a_loss_in_float32() -> None:
     logits, labels = torch.randn(7, 5), torch.randint(0, 5, (7,))
     loss = classification_loss(logits.bfloat16(), labels)
@@ -85,6 +138,7 @@ def test_half_precision_logits_give_a_loss_in_float32() -> None:
         ((4, 2, 3), torch.zeros(4).long(), None, r"labels have shape \(4,\), expected \(4, 2\) for single_label"),
         ((4, 3), torch.zeros(4, 2), None, r"labels have shape \(4, 2\), expected \(4, 3\) for multi_label"),
         ((4, 3), torch.zeros(4), REGRESSION, r"labels have shape \(4,\), expected \(4, 3\) for regression"),
+        ((4, 3), torch.zeros(4), SINGLE, r"labels have shape \(4,\), expected \(4, 3\) for single_label"),
         ((4, 1), torch.zeros(5), None, r"labels have shape \(5,\), expected \(4,\) for regression"),
         ((4, 3), torch.zeros(4).long(), "ranking", r"problem_type='ranking' is unknown, .*'regression'"),
     ],

@@ -129,6 +129,17 @@ def test_padding_is_masked_in_every_cross_attention() -> None:
     assert not torch.allclose(model(x), model(other), atol=1e-3)
 
 
+def test_an_adapted_input_goes_through_no_adapter() -> None:
+    model, x = variant(2, 2, False, False), torch.randn(B, M, C)
+    pad_mask = torch.zeros(B, M, dtype=torch.bool)
+    pad_mask[1, 4:] = True
+    adapted, expected, calls = model.input_adapter(x), model(x, pad_mask), list[Any]()
+    model.input_adapter.register_forward_hook(lambda *call: calls.append(call))
+    assert torch.equal(model(adapted, pad_mask, adapted=True), expected) and not calls
+    with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 8\), expected torch.bool \(2, 7\)"):
+        model(adapted, torch.zeros(B, M + 1, dtype=torch.bool), adapted=True)
+
+
 @pytest.mark.parametrize("cross, blocks", [(0, 1), (2, 1), (1, 0), (-1, 2)])
 def test_impossible_numbers_of_layers(cross: int, blocks: int) -> None:
     with pytest.raises(ValueError, match=rf"num_cross_attention_layers={cross} must be in \[1, .*blocks={blocks}\]"):
@@ -263,9 +274,11 @@ def test_recorded_initial_values() -> None:
 
 
 def test_init_parameters_resets_everything() -> None:
-    model = decoder()
+    model = nn.Sequential(decoder(), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Embedding(2, 3))
+    values = [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+    assert len(values) > 20
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(7.0)
+        for value in values:
+            value.fill_(7.0)
     init_parameters(model, 0.1)
-    assert not any((parameter == 7.0).any() for parameter in model.parameters())
+    assert not any((value == 7.0).any() for value in values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -37,6 +38,72 @@ def test_cells_are_in_row_major_order_and_coordinates_come_first() -> None:
     code = FourierPositionEncoding((2, 3), num_frequency_bands=5)()
     assert code.shape == (1, 6, 2 * (2 * 5 + 1))
     assert code[0, :, :2].tolist() == [[-1, -1], [-1, 0], [-1, 1], [1, -1], [1, 0], [1, 1]]
+
+
+def codes_of_cells(shape: tuple[int, ...], resolution: tuple[int, ...], bands: int) -> torch.Tensor:
+    """Written out: every coordinate of every cell, times every frequency."""
+    axes = [torch.linspace(-1.0, 1.0, n) for n in shape]
+    x = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+    frequencies = torch.stack([torch.linspace(1.0, n / 2, bands) for n in resolution])
+    angles = (math.pi * x[:, :, None] * frequencies).flatten(1)
+    return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1,), (3, 7), (7, 1), (2, 5, 3)])
+@pytest.mark.parametrize("bands", [1, 4])
+def test_codes_of_the_own_shape(shape: tuple[int, ...], bands: int) -> None:
+    expected = codes_of_cells(shape, shape, bands)
+    torch.testing.assert_close(FourierPositionEncoding(shape, bands)()[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "own, other", [((5,), (11,)), ((3, 7), (7, 3)), ((3, 7), (1, 13)), ((8, 6), (5, 6)), ((2, 5, 3), (3, 2, 7))]
+)
+def test_codes_of_another_shape_have_the_own_frequencies(own: tuple[int, ...], other: tuple[int, ...]) -> None:
+    code = FourierPositionEncoding(own, num_frequency_bands=4)(3, shape=other)
+    assert code.shape == (3, math.prod(other), len(own) * 9)
+    expected = codes_of_cells(other, own, 4).expand(3, -1, -1)
+    torch.testing.assert_close(code, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_codes_of_a_shape_of_other_dimensions(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"shape={re.escape(str(shape))} must have 2 dimensions"):
+        FourierPositionEncoding((3, 7), num_frequency_bands=4)(shape=shape)
+
+
+def test_cells_at_equal_coordinates_have_equal_codes() -> None:
+    """Every second cell of a grid of twice the density is a cell of the own grid."""
+    encoding = FourierPositionEncoding((4, 5), num_frequency_bands=3)
+    dense = encoding(shape=(7, 9))[0].unflatten(0, (7, 9))[::2, ::2].flatten(0, 1)
+    torch.testing.assert_close(dense, encoding()[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 5, 3)])
+def test_codes_of_positions_are_those_of_the_cells_there(shape: tuple[int, ...]) -> None:
+    encoding = FourierPositionEncoding(shape, num_frequency_bands=4)
+    cells = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij"), dim=-1)
+    assert torch.equal(encoding.encode(cells).flatten(0, -2), encoding()[0])
+
+
+def test_positions_need_not_be_cells() -> None:
+    encoding = FourierPositionEncoding((4,), num_frequency_bands=2)  # frequencies 1 and 2
+    expected = [
+        [x, math.sin(math.pi * x), math.sin(2 * math.pi * x), math.cos(math.pi * x), math.cos(2 * math.pi * x)]
+        for x in (-0.8, 0.125, 1.7)
+    ]
+    code = encoding.encode(torch.tensor([[-0.8], [0.125], [1.7]], dtype=torch.float64))
+    torch.testing.assert_close(code, torch.tensor(expected), atol=1e-6, rtol=0)
+    assert encoding.encode(torch.zeros(2, 3, 1, dtype=torch.bfloat16)).dtype == torch.float32
+    with pytest.raises(ValueError, match="positions have 2 coordinates, expected 1"):
+        encoding.encode(torch.zeros(3, 2))
+
+
+def test_encoding_compiles_to_one_graph() -> None:
+    encoding = FourierPositionEncoding((4, 5), num_frequency_bands=3)
+    torch.compiler.reset()
+    compiled = torch.compile(encoding, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(2, shape=(3, 7)), encoding(2, shape=(3, 7)))
 
 
 def test_batch_is_repeated() -> None:

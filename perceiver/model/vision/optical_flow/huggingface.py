@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from transformers import AutoModel, PerceiverConfig, PerceiverForOpticalFlow, Pipeline, PreTrainedModel
@@ -74,8 +75,8 @@ class OpticalFlowPipeline(Pipeline):
     """Flow between the two frames of a pair: `pipeline("optical-flow", model=...)(frame_pairs)`.
 
     A pair is a tuple of frames (H, W, 3), uint8 RGB: arrays or Pillow images, at least as big as the model's
-    `image_shape`. Bigger ones are cut into tiles that overlap. A list of pairs gives a list of results. An iterator over
-    pairs, those of a video for example, gives an iterable: pairs are read as results are asked for.
+    `image_shape`. Bigger ones are cut into tiles that overlap. A list of pairs gives a list of results. An iterator
+    over pairs, those of a video for example, gives an iterable: pairs are read as results are asked for.
 
     Args of the pipeline, or of a call:
         render: Whether the result is a picture (H, W, 3), uint8, see `render_optical_flow`. Default: flow (H, W, 2),
@@ -114,7 +115,8 @@ class OpticalFlowPipeline(Pipeline):
         return {}, forward, {} if render is None else {"render": render}
 
     def preprocess(self, image_pair: Sequence[Any]) -> dict[str, Any]:  # type: ignore[override]
-        return {"image_pair": image_pair}
+        # Arrays stay where they are; transformers would move tensors to the model's device.
+        return {"image_pair": [np.asarray(frame) for frame in image_pair]}
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Any], micro_batch_size: int = 1
