@@ -115,10 +115,16 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Saves the end of the training. The best state, saved after a validation, is another thing to want."""
+        """Saves the end of the training, and what images went through: a conversion of checkpoints asks for it.
+
+        The best state, saved after a validation, is another thing to want.
+        """
         callback = self.trainer.checkpoint_callback
         if isinstance(callback, ModelCheckpoint) and callback.save_top_k != 0 and callback.dirpath is not None:
             self.trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt", weights_only=False)
+        image_processor = getattr(self.datamodule, "image_processor", None)
+        if image_processor is not None and self.trainer.log_dir is not None and self.trainer.is_global_zero:
+            image_processor.save_pretrained(self.trainer.log_dir)
 
 
 def configure_optimizers(

@@ -173,9 +173,8 @@ def test_image_classifier_from_fit_to_convert(tmp_path: Path, monkeypatch: pytes
         assert evaluated.model.model.config == config and evaluated.model.label_smoothing == 0.1
         assert evaluated.trainer.callback_metrics.keys() >= {f"{split}_loss", f"{split}_acc"}
 
-    fitted.datamodule.image_processor.save_pretrained("processor")
     convert = ["convert", "checkpoint", "--task", "image-classifier", str(last), "out"]
-    assert main.main([*convert, "--image-processor", "processor"]) == 0
+    assert main.main([*convert, "--image-processor", fitted.trainer.log_dir]) == 0
     classify = pipeline("image-classification", model="out")
     results = classify("images/test/dark/0.png")
     assert {result["label"] for result in results} == {"dark", "light"}
