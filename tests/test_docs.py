@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from transformers import PerceiverConfig, PerceiverForMaskedLM
 
+from perceiver.model.audio import symbolic
 from perceiver.model.text import clm, mlm
 from perceiver.scripts import main
 from tests.tokenizers import byte_tokenizer
@@ -26,6 +27,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OFFICIAL, PUBLISHED = "deepmind/language-perceiver", "krasserm/perceiver-io-mlm"
 CKPT = "logs/mlm/version_0/checkpoints/epoch=012-val_loss=1.165.ckpt"
 CAUSAL, CAUSAL_CKPT = "my-clm", "logs/clm/version_0/checkpoints/epoch=011-val_loss=0.876.ckpt"
+AUDIO, AUDIO_CKPT = "my-sam", "logs/sam_maestro/version_0/checkpoints/last.ckpt"
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -57,6 +59,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     save_checkpoint(clm.LitCausalLanguageModel.create(causal_config), folder / CAUSAL_CKPT)
     clm.convert_checkpoint(folder / CAUSAL, folder / CAUSAL_CKPT, str(folder / OFFICIAL))
+    audio_config = symbolic.SymbolicAudioModelConfig(
+        max_seq_len=64, max_latents=16, num_channels=24, num_heads=2, num_self_attention_layers=2, init_scale=0.2
+    )
+    save_checkpoint(symbolic.LitSymbolicAudioModel.create(audio_config), folder / AUDIO_CKPT)
+    symbolic.convert_checkpoint(folder / AUDIO, folder / AUDIO_CKPT)
     yield folder
     torch.set_num_threads(threads)
 
@@ -74,6 +81,11 @@ def test_python_blocks_run(page: Path, models: Path, tmp_path: Path, monkeypatch
     namespace = {"__name__": "__main__", "repo_id": PUBLISHED}  # README: "`repo_id` is ..., for example"
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec", dont_inherit=True), namespace)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/howto-*.md")), ids=lambda page: page.name)
+def test_howto_pages_build_a_model_in_less_than_60_lines(page: Path) -> None:
+    assert sum(len(block.strip().splitlines()) for block in blocks(page, "python")) < 60
 
 
 @each_page

@@ -34,6 +34,23 @@ def encoder_layers(num_self_attention_layers: int) -> dict[str, str]:
     return names
 
 
+def idefics_resampler(num_layers: int) -> dict[str, str]:
+    """Names of a `PerceiverResampler` and of transformers' Idefics resampler without norms of queries and keys."""
+    norms = {
+        "0.module.q_norm": "0.latents_layer_norm",
+        "0.module.kv_norm": "0.context_layer_norm",
+        "1.module.0": "1.ln",
+    }
+    linear = {f"0.module.attention.{name}_proj": f"0.{name}_proj" for name in "qkv"}
+    linear |= {"0.module.attention.o_proj": "0.output_proj", "1.module.1": "1.fc", "1.module.3": "1.c_proj"}
+    names = {"latent_provider._query": "latents", "norm.weight": "layer_norm.weight", "norm.bias": "layer_norm.bias"}
+    for i in range(num_layers):
+        for ours, theirs in (norms | linear).items():
+            for parameter in ("weight", "bias") if ours in norms else ("weight",):
+                names[f"layers.{i}.{ours}.{parameter}"] = f"blocks.{i}.{theirs}.{parameter}"
+    return names
+
+
 def _layer(ours: str, theirs: str, attention: Mapping[str, str], attention_residual: bool) -> dict[str, str]:
     prefix = "0.module" if attention_residual else "0"
     modules = {f"{prefix}.{name}": value for name, value in attention.items()} | _MLP

@@ -8,6 +8,7 @@ residual `module`, and the parts of the MLP `0`, `1` and `3`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -43,7 +44,7 @@ class PrefixCrossAttention(nn.Module):
     """Causal attention of the normalised last positions of a sequence to all of it (Perceiver AR, arXiv 2202.07765).
 
     The prefix is normalised as key/value input, the last positions as queries, also where they are keys and values.
-    Arguments are those of `MultiHeadAttention`.
+    Arguments are those of `MultiHeadAttention`; with `causal=False` it is the attention of a `PerceiverResampler`.
     """
 
     def __init__(self, *, num_channels: int, **attention: Any):
@@ -51,7 +52,7 @@ class PrefixCrossAttention(nn.Module):
         self.q_norm = nn.LayerNorm(num_channels)
         self.kv_norm = nn.LayerNorm(num_channels)
         self.attention = MultiHeadAttention(
-            num_q_input_channels=num_channels, num_kv_input_channels=num_channels, causal=True, **attention
+            num_q_input_channels=num_channels, num_kv_input_channels=num_channels, **({"causal": True} | attention)
         )
 
     def forward(
@@ -91,13 +92,19 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """LayerNorm, Linear to `widening_factor * num_channels`, GELU (exact), Linear back."""
+    """LayerNorm, Linear to `widening_factor * num_channels`, activation (GELU, exact), Linear back."""
 
-    def __init__(self, num_channels: int, widening_factor: int, bias: bool = True):
+    def __init__(
+        self,
+        num_channels: int,
+        widening_factor: int,
+        bias: bool = True,
+        activation: Callable[[], nn.Module] = nn.GELU,
+    ):
         super().__init__(
             nn.LayerNorm(num_channels),
             Linear(num_channels, widening_factor * num_channels, bias=bias),
-            nn.GELU(),
+            activation(),
             Linear(widening_factor * num_channels, num_channels, bias=bias),
         )
 

@@ -1,5 +1,7 @@
 """All building blocks under one import path."""
 
+from perceiver.model.core.adapter import CoordinateInputAdapter as CoordinateInputAdapter
+from perceiver.model.core.adapter import FourierQueryProvider as FourierQueryProvider
 from perceiver.model.core.adapter import InputAdapter as InputAdapter
 from perceiver.model.core.adapter import QueryProvider as QueryProvider
 from perceiver.model.core.adapter import TiedTokenOutputAdapter as TiedTokenOutputAdapter
@@ -27,5 +29,6 @@ from perceiver.model.core.perceiver_io import PerceiverIO as PerceiverIO
 from perceiver.model.core.position import FourierPositionEncoding as FourierPositionEncoding
 from perceiver.model.core.position import FrequencyPositionEncoding as FrequencyPositionEncoding
 from perceiver.model.core.position import RotaryPositionEmbedding as RotaryPositionEmbedding
+from perceiver.model.core.resampler import PerceiverResampler as PerceiverResampler
 from perceiver.model.core.sampling import sample as sample
 from perceiver.model.core.sampling import sample_tokens as sample_tokens

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
+from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers, idefics_resampler
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention
+from perceiver.model.core.resampler import PerceiverResampler
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -26,6 +27,12 @@ def test_encoder_names_are_one_to_one() -> None:
     assert {name.split(".")[2] for name in names if ".self_attn_1." in name} == {"0", "1", "2"}
     key = "0.self_attn_1.2.0.module.attention.k_proj.weight"
     assert names[key] == "perceiver.encoder.self_attends.2.attention.self.key.weight"
+
+
+def test_resampler_names_are_those_of_the_module_and_one_to_one() -> None:
+    names = idefics_resampler(2)
+    assert set(names) == set(PerceiverResampler(4, num_latents=3, num_layers=2, num_heads=1).state_dict())
+    assert len(set(names.values())) == len(names)
 
 
 def test_converted_renames() -> None:

@@ -115,6 +115,12 @@ def test_mlp_without_bias() -> None:
     torch.testing.assert_close(mlp(x), activated @ down.weight.T, atol=1e-6, rtol=1e-5)
 
 
+def test_mlp_of_another_activation() -> None:
+    mlp, x = MLP(D, widening_factor=3, activation=nn.ReLU), torch.randn(B, N, D)
+    norm, up, _, down = mlp
+    torch.testing.assert_close(mlp(x), down(up(norm(x)).clamp(min=0)))
+
+
 def test_residual_dropout_acts_on_what_is_added_in_training_only() -> None:
     x = torch.randn(1, N, D)
     residual = Residual(nn.LayerNorm(D), dropout=0.4)
@@ -151,6 +157,12 @@ def test_prefix_has_a_norm_of_its_own() -> None:
     torch.testing.assert_close(attention(x, x_prefix), expected, atol=1e-5, rtol=1e-5)
     no_prefix = attention(x, x_prefix[:, :0])
     torch.testing.assert_close(no_prefix, attention.attention(queries, queries), atol=1e-5, rtol=1e-5)
+
+
+def test_without_causality_all_positions_see_all() -> None:
+    attention = PrefixCrossAttention(num_heads=2, num_channels=D, causal=False)
+    x, x_prefix = torch.randn(B, N, D), torch.randn(B, M, D)
+    torch.testing.assert_close(attention(x.flip(1), x_prefix).flip(1), attention(x, x_prefix), atol=1e-5, rtol=1e-5)
 
 
 def load(module: nn.Module, case: Case) -> None:
