@@ -31,7 +31,7 @@ def write(path: Path, rows: list[tuple] = ROWS, columns: tuple[str, str] = ("tex
         pa.csv.write_csv(table, path)
     else:
         content = "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
-        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+        path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return str(path)
 
 
@@ -185,7 +185,7 @@ def test_text_files_have_no_labels(tmp_path, byte_tokenizer_dir):
         ("a.jsonl.gz", b"not gzip", "cannot read .*a.jsonl.gz as .jsonl: Not a gzipped file"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"text": "a"}\n' * 99)[:-12],
+            gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-12],
             "cannot read .*a.jsonl.gz as .jsonl: Compressed file",
         ),
         ("a.jsonl", b'{"text": "caf\xe9"}\n', "it is not UTF-8 near byte 13"),
