@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perceiver.model.audio import symbolic
 from perceiver.model.core.config import ClassificationDecoderConfig
 from perceiver.model.core.huggingface import PerceiverBackendModel
+from perceiver.model.multimodal import autoencoder
 from perceiver.model.text import classifier, clm, mlm, token_classifier
 from perceiver.model.vision import image_classifier, optical_flow
 
@@ -36,12 +38,14 @@ class Task:
         model: Makes a model, in evaluation mode.
         example: Makes an example of a random generator: arguments of `forward` without the batch dimension.
         has_tokens: Whether the model has a vocabulary.
+        output: The output of the model that tests compare.
     """
 
     name: str
     model: Callable[[], PerceiverBackendModel]
     example: Callable[[torch.Generator], dict[str, Tensor]]
     has_tokens: bool = True
+    output: str = "logits"
 
     def __str__(self) -> str:
         return self.name
@@ -78,18 +82,26 @@ def mlm_example(generator: torch.Generator) -> dict[str, Tensor]:
     return {"input_ids": x, "labels": torch.where(torch.arange(SEQ_LEN) % 4 == 1, x, -100)}
 
 
+PERCEIVER_AR: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "max_seq_len": SEQ_LEN,
+    "max_latents": 7,
+    "num_channels": 12,
+    "num_heads": 2,
+    "num_self_attention_layers": 1,
+    "cross_attention_dropout": 0.0,
+    "init_scale": 0.2,
+}
+
+
 def clm_model() -> PerceiverBackendModel:
-    config = clm.CausalLanguageModelConfig(
-        vocab_size=VOCAB_SIZE,
-        max_seq_len=SEQ_LEN,
-        max_latents=7,
-        num_channels=12,
-        num_heads=2,
-        num_self_attention_layers=1,
-        cross_attention_dropout=0.0,
-        init_scale=0.2,
-    )
+    config = clm.CausalLanguageModelConfig(**PERCEIVER_AR)
     return clm.PerceiverCausalLanguageModel(clm.PerceiverCausalLanguageModelConfig(config))
+
+
+def symbolic_audio_model() -> PerceiverBackendModel:
+    config = symbolic.SymbolicAudioModelConfig(**PERCEIVER_AR)
+    return symbolic.PerceiverSymbolicAudioModel(symbolic.PerceiverSymbolicAudioModelConfig(config))
 
 
 def clm_example(generator: torch.Generator) -> dict[str, Tensor]:
@@ -161,6 +173,34 @@ def optical_flow_example(generator: torch.Generator) -> dict[str, Tensor]:
     return {"inputs": features, "labels": torch.randn(5, 6, 2, generator=generator)}
 
 
+def autoencoder_model() -> PerceiverBackendModel:
+    common = {"num_cross_attention_heads": 1, "init_scale": 0.2}
+    config = autoencoder.MultimodalAutoencoderConfig(
+        encoder=autoencoder.MultimodalEncoderConfig(
+            num_self_attention_heads=2, num_self_attention_layers_per_block=1, **common
+        ),
+        decoder=autoencoder.MultimodalDecoderConfig(
+            num_classes=3, num_label_query_channels=6, num_output_channels=5, cross_attention_residual=False, **common
+        ),
+        video_shape=(2, 4, 6, 3),
+        video_patch_size=2,
+        num_video_frequency_bands=2,
+        num_audio_samples=12,
+        audio_patch_size=4,
+        num_audio_frequency_bands=3,
+        **LATENTS,
+    )
+    return autoencoder.PerceiverMultimodalAutoencoder(autoencoder.PerceiverMultimodalAutoencoderConfig(config))
+
+
+def autoencoder_example(generator: torch.Generator) -> dict[str, Tensor]:
+    return {
+        "video": torch.rand(2, 4, 6, 3, generator=generator),
+        "audio": torch.rand(12, generator=generator),
+        "labels": torch.randint(3, (), generator=generator),
+    }
+
+
 TASKS = [
     Task("masked language model", seeded(mlm_model), mlm_example),
     Task("causal language model", seeded(clm_model), clm_example),
@@ -168,4 +208,6 @@ TASKS = [
     Task("token classifier", seeded(token_classifier_model), token_classifier_example),
     Task("image classifier", seeded(image_classifier_model), image_classifier_example, has_tokens=False),
     Task("optical flow", seeded(optical_flow_model), optical_flow_example, has_tokens=False),
+    Task("symbolic audio model", seeded(symbolic_audio_model), clm_example),
+    Task("multimodal autoencoder", seeded(autoencoder_model), autoencoder_example, has_tokens=False, output="video"),
 ]
