@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from perceiver.data.loader import EpochSampler, ResumableLoader
 ExamplesT = TypeVar("ExamplesT")
 
 
-class SplitLoaders(ABC):
+class SplitLoaders:
     """Training, validation and test loaders of a Lightning data module, which has the attributes below.
 
     Training batches depend on `seed` and the epoch, not on the number of workers, and resume within an epoch. Those of
@@ -35,13 +34,13 @@ class SplitLoaders(ABC):
     pin_memory: bool
     seed: int
 
-    @abstractmethod
     def split_examples(self, split: str, *, training: bool) -> Dataset[Any]:
         """Examples of "train", "valid" or "test"; `training`: with what is random anew in each epoch.
 
         Raises:
             ValueError: if there is no such split.
         """
+        raise NotImplementedError
 
     def collate_function(self, *, training: bool) -> Any:
         """What makes a batch of examples, torch's default if None; `training` as in `split_examples`."""

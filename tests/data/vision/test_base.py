@@ -171,4 +171,4 @@ def test_wrong_arguments(kwargs, message):
 
 def test_images_without_pixels():
     with pytest.raises(ValueError, match="images of 0 x 5 pixels must have at least 1 x 1"):
-        type("Images", (ImageDataModule,), {"load": dict})(ArraysDataModule().image_processor, (0, 5))
+        ImageDataModule(ArraysDataModule().image_processor, (0, 5))
