@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from transformers import PerceiverConfig, PerceiverForMaskedLM
+from transformers import (
+    PerceiverConfig,
+    PerceiverForImageClassificationConvProcessing,
+    PerceiverForMaskedLM,
+    PerceiverForOpticalFlow,
+    PerceiverImageProcessorPil,
+)
 
 from perceiver.model.audio import symbolic
 from perceiver.model.text import clm, mlm
@@ -25,6 +31,7 @@ from tests.tokenizers import byte_tokenizer
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OFFICIAL, PUBLISHED = "deepmind/language-perceiver", "krasserm/perceiver-io-mlm"
+OFFICIAL_IMAGES, OFFICIAL_FLOW = "deepmind/vision-perceiver-conv", "deepmind/optical-flow-perceiver"
 CKPT = "logs/mlm/version_0/checkpoints/epoch=012-val_loss=1.165.ckpt"
 CAUSAL, CAUSAL_CKPT = "my-clm", "logs/clm/version_0/checkpoints/epoch=011-val_loss=0.876.ckpt"
 AUDIO, AUDIO_CKPT = "my-sam", "logs/sam_maestro/version_0/checkpoints/last.ckpt"
@@ -64,6 +71,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     save_checkpoint(symbolic.LitSymbolicAudioModel.create(audio_config), folder / AUDIO_CKPT)
     symbolic.convert_checkpoint(folder / AUDIO, folder / AUDIO_CKPT)
+    config = PerceiverConfig(
+        d_model=322,
+        d_latents=16,
+        num_latents=5,
+        num_self_attends_per_block=2,
+        num_cross_attention_heads=1,
+        num_labels=7,
+        train_size=[40, 48],
+    )
+    PerceiverForImageClassificationConvProcessing(config).save_pretrained(folder / OFFICIAL_IMAGES)
+    PerceiverImageProcessorPil().save_pretrained(folder / OFFICIAL_IMAGES)
+    PerceiverForOpticalFlow(config).save_pretrained(folder / OFFICIAL_FLOW)
     yield folder
     torch.set_num_threads(threads)
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import PerceiverTokenizer
 
+from perceiver.data.loader import EpochSampler, ResumableLoader
 from perceiver.data.text.collator import WordMaskingCollator
 from perceiver.data.text.common import Task
 from perceiver.data.text.corpus import TokenChunks
-from perceiver.data.loader import EpochSampler, ResumableLoader
 from perceiver.data.text.pydoc import PydocTextDataModule
 from perceiver.data.text.tokenization import encode
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, pairwise
+from operator import length_hint
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def write_video(
         raise ValueError(f"the suffix of {path} must be one of {', '.join(SUFFIXES)}")
     if not 0 < fps < math.inf:
         raise ValueError(f"fps={fps} must be positive and finite")
-    total = len(frames) if isinstance(frames, Sized) else None
+    total = length_hint(frames) or None  # `len` of a pipeline's results fails where it has no end
     even_frames = _even(frames)
     first = next(even_frames)
     path.parent.mkdir(parents=True, exist_ok=True)

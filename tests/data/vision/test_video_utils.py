@@ -41,6 +41,21 @@ def test_a_video_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+class Endless:
+    """As what a pipeline returns for an iterator: it has a length, which nobody knows."""
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'generator' has no len()")
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(video())
+
+
+def test_frames_need_no_length(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", Endless())
+    assert len(list(read_video_frames(tmp_path / "a.mp4"))) == 5
+
+
 def test_odd_sizes_repeat_the_last_row_and_column(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", video((31, 47)))
     frame = next(read_video_frames(str(tmp_path / "a.mp4")))
