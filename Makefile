@@ -46,7 +46,7 @@ types: $(STAMP)  ## static types
 
 # Recorded checkpoints of the published format; they live beside the clone where they exist.
 compat: $(STAMP)  ## the published checkpoints, where they are present
-	@if [ -f ../shared/compat/check.py ]; then $(BIN)/python tests/compat.py ../shared/compat/check.py; \
+	@if [ -f ../shared/compat/check.py ]; then $(BIN)/python ../shared/compat/check.py; \
 	else echo "../shared/compat/check.py is not here: skipped"; fi
 
 check: test lint types compat  ## all that CI runs
