@@ -30,7 +30,7 @@ from transformers import PerceiverTokenizer
 
 from perceiver.data.text import C4DataModule, LocalTextDataModule, Task
 from perceiver.data.text.files import find_files, read_columns
-from perceiver.data.text.tokenization import encode, word_ids
+from perceiver.processing.tokenization import encode, word_ids
 
 MAX_SEQ_LEN = 2048
 BATCHES = 60

@@ -1,30 +1,44 @@
 """Names of a package that are imported when they are first asked for (PEP 562).
 
-Inference should not wait for Lightning, nor the backend for transformers.
+Inference should not wait for Lightning, nor the backend for transformers. A package lists its names once, as imports
+that only type checkers see; this module reads the list from the package's source:
+
+    if TYPE_CHECKING:
+        from perceiver.model.text.mlm.backend import MaskedLanguageModel as MaskedLanguageModel
+
+    __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
+
+(`lazy_loader` does the same with a stub file beside the package, and does not say what to install.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: `modules` says in which of its modules a name is.
+def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose source is in `file`.
 
-    The function raises ImportError if a name's module needs a library that isn't installed, saying which.
+    A name whose module needs a library that isn't installed is an ImportError that says what to install.
     """
+    blocks = [node for node in ast.parse(Path(file).read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    modules = {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def getattr_(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
-            module = import_module(f"{package}.{modules[name]}")
+            return getattr(import_module(modules[name]), name)
         except ModuleNotFoundError as error:
-            # The extra is called as the domain: perceiver.model.text.mlm -> text
-            extra = package.split(".")[2]
+            if error.name is None or error.name.split(".")[0] == "perceiver":
+                raise
+            extra = package.split(".")[2]  # as the domain: perceiver.model.text.mlm -> text
             raise ImportError(f"{name} needs {error.name}: pip install perceiver-io[{extra}]") from error
-        return getattr(module, name)
 
-    return getattr_
+    names = sorted(modules)
+    return getattr_, lambda: names, names

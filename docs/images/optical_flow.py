@@ -12,7 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from perceiver.data.vision.flow_synthetic import synthetic_example
-from perceiver.data.vision.optical_flow import render_optical_flow
+from perceiver.processing.optical_flow import render_optical_flow
 
 SHAPE, MAX_DISPLACEMENT, SEED = (144, 192), 24, 10
 STEP = 24  # pixels between arrows

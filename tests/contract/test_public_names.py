@@ -160,8 +160,8 @@ def test_the_same_program_for_optical_flow() -> None:
     import numpy as np
     from transformers import AutoModel, pipeline
 
-    from perceiver.data.vision.optical_flow import OpticalFlowProcessor
     from perceiver.model.vision import optical_flow
+    from perceiver.processing.optical_flow import OpticalFlowProcessor
 
     repo_id = str(GOLDEN / "optical_flow" / "hub")
     model = AutoModel.from_pretrained(repo_id)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM
 
-from perceiver.data.vision.optical_flow import OpticalFlowProcessor
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS
 from perceiver.model.text import mlm
 from perceiver.model.vision import image_classifier, optical_flow
+from perceiver.processing.optical_flow import OpticalFlowProcessor
 from tests.model.helpers import GOLDEN, LIT_CKPTS, MODELS, golden_cases, golden_parameters, mlm_config, mlm_model
 from tests.model.vision.image_classifier.helpers import img_config, img_model
 from tests.model.vision.optical_flow.helpers import flow_config, flow_model

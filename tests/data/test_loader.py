@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import PerceiverTokenizer
 
@@ -18,7 +17,7 @@ from perceiver.data.text.collator import WordMaskingCollator
 from perceiver.data.text.common import Task
 from perceiver.data.text.corpus import TokenChunks
 from perceiver.data.text.pydoc import PydocTextDataModule
-from perceiver.data.text.tokenization import encode
+from perceiver.processing.tokenization import encode
 
 pytestmark = [
     # a resumed run saves elsewhere, so that it leaves the checkpoints of the first run alone

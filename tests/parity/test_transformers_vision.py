@@ -25,8 +25,10 @@ from transformers import (
 )
 
 from perceiver.model.vision import image_classifier, optical_flow
-from perceiver.model.vision.image_classifier import PerceiverImageClassifierInputProcessor
-from perceiver.model.vision.image_classifier import huggingface as image_huggingface
+from perceiver.model.vision.image_classifier import (
+    PerceiverImageClassifierInputProcessor,
+    huggingface as image_huggingface,
+)
 from perceiver.model.vision.optical_flow import huggingface as flow_huggingface
 from tests.model.helpers import GOLDEN
 

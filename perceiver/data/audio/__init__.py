@@ -16,44 +16,19 @@ The names below are imported when they are first used, so that inference does no
 
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
+from perceiver.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from perceiver.data.audio.base import SymbolicAudioDataModule
-    from perceiver.data.audio.giantmidi import GiantMidiPianoDataModule
-    from perceiver.data.audio.local import LocalMidiDataModule
-    from perceiver.data.audio.maestro import MaestroV3DataModule
-    from perceiver.data.audio.midi_processor import decode_midi, encode_midi
-    from perceiver.data.audio.render import draw_piano_roll, render_wav
-    from perceiver.data.audio.synthetic import PianoPiece, SyntheticPianoDataModule, piano_piece
+    from perceiver.data.audio.base import SymbolicAudioDataModule as SymbolicAudioDataModule
+    from perceiver.data.audio.giantmidi import GiantMidiPianoDataModule as GiantMidiPianoDataModule
+    from perceiver.data.audio.local import LocalMidiDataModule as LocalMidiDataModule
+    from perceiver.data.audio.maestro import MaestroV3DataModule as MaestroV3DataModule
+    from perceiver.data.audio.synthetic import (
+        PianoPiece as PianoPiece,
+        SyntheticPianoDataModule as SyntheticPianoDataModule,
+        piano_piece as piano_piece,
+    )
+    from perceiver.processing.midi import decode_midi as decode_midi, encode_midi as encode_midi
+    from perceiver.processing.sound import draw_piano_roll as draw_piano_roll, render_wav as render_wav
 
-__all__ = [
-    "GiantMidiPianoDataModule",
-    "LocalMidiDataModule",
-    "MaestroV3DataModule",
-    "PianoPiece",
-    "SymbolicAudioDataModule",
-    "SyntheticPianoDataModule",
-    "decode_midi",
-    "draw_piano_roll",
-    "encode_midi",
-    "piano_piece",
-    "render_wav",
-]
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "GiantMidiPianoDataModule": "giantmidi",
-        "LocalMidiDataModule": "local",
-        "MaestroV3DataModule": "maestro",
-        "PianoPiece": "synthetic",
-        "SymbolicAudioDataModule": "base",
-        "SyntheticPianoDataModule": "synthetic",
-        "decode_midi": "midi_processor",
-        "draw_piano_roll": "render",
-        "encode_midi": "midi_processor",
-        "piano_piece": "synthetic",
-        "render_wav": "render",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

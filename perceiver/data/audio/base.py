@@ -21,10 +21,10 @@ import torch
 from pretty_midi import PrettyMIDI
 from torch import Tensor
 
-from perceiver.data.audio.midi_processor import VOCAB_SIZE
 from perceiver.data.audio.pieces import FORMAT_VERSION, PieceWindows, Source, Windows, write_pieces
 from perceiver.data.module import SplitLoaders
 from perceiver.data.streams import RECORDS, stream
+from perceiver.processing.midi import VOCAB_SIZE
 
 
 class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):

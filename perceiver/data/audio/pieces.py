@@ -29,7 +29,8 @@ from pretty_midi import PrettyMIDI
 from torch import Tensor
 from tqdm import tqdm
 
-from perceiver.data.audio.midi_processor import (
+from perceiver.data.streams import WINDOWS, stream
+from perceiver.processing.midi import (
     NOTE_OFF,
     PAD,
     TIME_SHIFT,
@@ -38,7 +39,6 @@ from perceiver.data.audio.midi_processor import (
     encode_midi,
     transpose,
 )
-from perceiver.data.streams import WINDOWS, stream
 
 FORMAT_VERSION = 1  # of the files above and of what is in them; part of the key
 IGNORE = -100  # ignored by torch.nn.functional.cross_entropy

@@ -24,7 +24,7 @@ from pretty_midi import (
 )
 
 from perceiver.data.audio.base import SymbolicAudioDataModule
-from perceiver.data.audio.midi_processor import SUSTAIN
+from perceiver.processing.midi import SUSTAIN
 
 VERSION = 1  # of what a seed gives
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones of the degrees

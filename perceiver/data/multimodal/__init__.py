@@ -9,20 +9,13 @@ The names below are imported when they are first used, so that inference does no
 
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
+from perceiver.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from perceiver.data.multimodal.clips import Clip, synthetic_clip
-    from perceiver.data.multimodal.synthetic import SyntheticClipDataModule, SyntheticClips
+    from perceiver.data.multimodal.clips import Clip as Clip, synthetic_clip as synthetic_clip
+    from perceiver.data.multimodal.synthetic import (
+        SyntheticClipDataModule as SyntheticClipDataModule,
+        SyntheticClips as SyntheticClips,
+    )
 
-__all__ = ["Clip", "SyntheticClipDataModule", "SyntheticClips", "synthetic_clip"]
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Clip": "clips",
-        "SyntheticClipDataModule": "synthetic",
-        "SyntheticClips": "synthetic",
-        "synthetic_clip": "clips",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

@@ -9,11 +9,9 @@ enwik8.py        Enwik8DataModule     local.py  LocalTextDataModule     pydoc.py
 words.py         TokenClassificationDataModule, LocalTokenClassificationDataModule: words with a label each
 c4.py            C4DataModule, over streaming.py: batches of a stream, resumed exactly
 files.py         local and remote files of lines, JSON, CSV, Parquet as Arrow batches
-tokenization.py  text -> flat arrays of token ids and word marks; UTF-8 bytes vectorised, or any fast tokenizer
 encoders.py      what preprocessing does to a batch of documents, and labels
 corpus.py        the cache on disk (written once, atomically) and its views as examples
 collator.py      whole-word and token masking, padding
-preprocessor.py  TextPreprocessor: text -> model input, for inference (no Lightning)
 ```
 
 The names below are imported when they are first used, so that inference does not pay for Lightning.
@@ -21,60 +19,26 @@ The names below are imported when they are first used, so that inference does no
 
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
+from perceiver.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from perceiver.data.text.bookcorpus import BookCorpusDataModule, BookCorpusOpenDataModule
-    from perceiver.data.text.c4 import C4DataModule
-    from perceiver.data.text.common import Task, TextDataModule
-    from perceiver.data.text.enwik8 import Enwik8DataModule
-    from perceiver.data.text.imdb import ImdbDataModule
-    from perceiver.data.text.local import LocalTextDataModule
-    from perceiver.data.text.preprocessor import TextPreprocessor
-    from perceiver.data.text.pydoc import PydocTextDataModule
-    from perceiver.data.text.wikipedia import WikipediaDataModule
-    from perceiver.data.text.wikitext import WikiTextDataModule
-    from perceiver.data.text.words import (
-        LocalTokenClassificationDataModule,
-        TokenClassificationDataModule,
-        WordLabelsDataModule,
+    from perceiver.data.text.bookcorpus import (
+        BookCorpusDataModule as BookCorpusDataModule,
+        BookCorpusOpenDataModule as BookCorpusOpenDataModule,
     )
+    from perceiver.data.text.c4 import C4DataModule as C4DataModule
+    from perceiver.data.text.common import Task as Task, TextDataModule as TextDataModule
+    from perceiver.data.text.enwik8 import Enwik8DataModule as Enwik8DataModule
+    from perceiver.data.text.imdb import ImdbDataModule as ImdbDataModule
+    from perceiver.data.text.local import LocalTextDataModule as LocalTextDataModule
+    from perceiver.data.text.pydoc import PydocTextDataModule as PydocTextDataModule
+    from perceiver.data.text.wikipedia import WikipediaDataModule as WikipediaDataModule
+    from perceiver.data.text.wikitext import WikiTextDataModule as WikiTextDataModule
+    from perceiver.data.text.words import (
+        LocalTokenClassificationDataModule as LocalTokenClassificationDataModule,
+        TokenClassificationDataModule as TokenClassificationDataModule,
+        WordLabelsDataModule as WordLabelsDataModule,
+    )
+    from perceiver.processing.text import TextPreprocessor as TextPreprocessor
 
-__all__ = [
-    "BookCorpusDataModule",
-    "BookCorpusOpenDataModule",
-    "C4DataModule",
-    "Enwik8DataModule",
-    "ImdbDataModule",
-    "LocalTextDataModule",
-    "LocalTokenClassificationDataModule",
-    "PydocTextDataModule",
-    "Task",
-    "TextDataModule",
-    "TextPreprocessor",
-    "TokenClassificationDataModule",
-    "WikiTextDataModule",
-    "WikipediaDataModule",
-    "WordLabelsDataModule",
-]
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "BookCorpusDataModule": "bookcorpus",
-        "BookCorpusOpenDataModule": "bookcorpus",
-        "C4DataModule": "c4",
-        "Enwik8DataModule": "enwik8",
-        "ImdbDataModule": "imdb",
-        "LocalTextDataModule": "local",
-        "LocalTokenClassificationDataModule": "words",
-        "PydocTextDataModule": "pydoc",
-        "Task": "common",
-        "TextDataModule": "common",
-        "TextPreprocessor": "preprocessor",
-        "TokenClassificationDataModule": "words",
-        "WikiTextDataModule": "wikitext",
-        "WikipediaDataModule": "wikipedia",
-        "WordLabelsDataModule": "words",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

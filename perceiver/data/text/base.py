@@ -23,8 +23,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from perceiver.data.module import SplitLoaders
 from perceiver.data.text.collator import Batch
 from perceiver.data.text.corpus import FORMAT_VERSION, Encoder, Examples, check_corpus, write_corpus
-from perceiver.data.text.preprocessor import PaddingSide, TextPreprocessor, check_text_arguments
-from perceiver.data.text.tokenization import check_tokenizer, tokenizer_fingerprint
+from perceiver.processing.text import PaddingSide, TextPreprocessor, check_text_arguments
+from perceiver.processing.tokenization import check_tokenizer, tokenizer_fingerprint
 
 ExamplesT = TypeVar("ExamplesT", bound=Examples)
 Collate = Callable[[Sequence[Any]], Batch]

@@ -12,9 +12,9 @@ from perceiver.data.text.collator import (
 )
 from perceiver.data.text.common import Task
 from perceiver.data.text.encoders import TEXT
-from perceiver.data.text.preprocessor import PaddingSide
 from perceiver.data.text.streaming import ChunkStream, StreamLoader
-from perceiver.data.text.tokenization import tokenizer_fingerprint
+from perceiver.processing.text import PaddingSide
+from perceiver.processing.tokenization import tokenizer_fingerprint
 
 
 class C4DataModule(TokenizerDataModule):

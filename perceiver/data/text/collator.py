@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from perceiver.data.streams import MASKS, stream
-from perceiver.data.text.preprocessor import PaddingSide
-from perceiver.data.text.tokenization import tokenizer_name
+from perceiver.processing.text import PaddingSide
+from perceiver.processing.tokenization import tokenizer_name
 
 IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
 # Of what is selected; the rest stays as it is (BERT, arXiv 1810.04805, section 3.1).

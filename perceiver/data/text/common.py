@@ -30,8 +30,8 @@ from perceiver.data.text.collator import (
 )
 from perceiver.data.text.corpus import Encoder, LabelledDocuments, TokenChunks
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
-from perceiver.data.text.preprocessor import PaddingSide
-from perceiver.data.text.tokenization import special_ids
+from perceiver.processing.text import PaddingSide
+from perceiver.processing.tokenization import special_ids
 
 
 class Task(Enum):

@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 import torch
 
 from perceiver.data.streams import WINDOWS, stream
-from perceiver.data.text.tokenization import SPECIAL, START, word_ids
+from perceiver.processing.tokenization import SPECIAL, START, word_ids
 
 FORMAT_VERSION = 3  # of the files above and of what is in them; part of the key
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from perceiver.data.text.collator import IGNORE
 from perceiver.data.text.corpus import Encoder
-from perceiver.data.text.tokenization import (
+from perceiver.processing.tokenization import (
     INSIDE,
     SPECIAL,
     START,

@@ -31,7 +31,7 @@ from perceiver.data.streams import DOCUMENTS, WINDOWS, stream
 from perceiver.data.text.collator import Batch
 from perceiver.data.text.encoders import STRINGS, TEXT
 from perceiver.data.text.files import forget_connections
-from perceiver.data.text.tokenization import SPECIAL, encode, plain_text_tokenizer, tokenizer_name, word_ids
+from perceiver.processing.tokenization import SPECIAL, encode, plain_text_tokenizer, tokenizer_name, word_ids
 
 State = dict[str, Any]
 NEW: State = {"pass": 0, "documents": None, "window": 0, "tokens": 0, "chunks": 0}

@@ -24,7 +24,7 @@ from perceiver.data.text.encoders import TAGS, TOKENS, WordEncoder
 from perceiver.data.text.files import File, blocks, read_columns
 from perceiver.data.text.hub import hub_identity, load_splits, split_off
 from perceiver.data.text.local import find_splits
-from perceiver.data.text.tokenization import special_ids
+from perceiver.processing.tokenization import special_ids
 
 
 class WordLabelsDataModule(CachedTextDataModule[LabelledWords]):

@@ -19,60 +19,26 @@ The names below are imported when they are first used, so that inference does no
 
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
+from perceiver.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from perceiver.data.vision.base import ImageDataModule
-    from perceiver.data.vision.digits import DigitsDataModule
+    from perceiver.data.vision.base import ImageDataModule as ImageDataModule
+    from perceiver.data.vision.digits import DigitsDataModule as DigitsDataModule
     from perceiver.data.vision.flow_modules import (
-        FlyingChairsDataModule,
-        KittiFlowDataModule,
-        OpticalFlowDataModule,
-        SintelFlowDataModule,
-        SyntheticFlowDataModule,
+        FlyingChairsDataModule as FlyingChairsDataModule,
+        KittiFlowDataModule as KittiFlowDataModule,
+        OpticalFlowDataModule as OpticalFlowDataModule,
+        SintelFlowDataModule as SintelFlowDataModule,
+        SyntheticFlowDataModule as SyntheticFlowDataModule,
     )
-    from perceiver.data.vision.folder import ImageFolderDataModule
-    from perceiver.data.vision.imagenet import ImageNetDataModule
-    from perceiver.data.vision.images import image_dataset
-    from perceiver.data.vision.mnist import MNISTDataModule
-    from perceiver.data.vision.optical_flow import OpticalFlowProcessor, render_optical_flow
-    from perceiver.data.vision.transforms import Augmentation, Mixing
+    from perceiver.data.vision.folder import ImageFolderDataModule as ImageFolderDataModule
+    from perceiver.data.vision.imagenet import ImageNetDataModule as ImageNetDataModule
+    from perceiver.data.vision.images import image_dataset as image_dataset
+    from perceiver.data.vision.mnist import MNISTDataModule as MNISTDataModule
+    from perceiver.data.vision.transforms import Augmentation as Augmentation, Mixing as Mixing
+    from perceiver.processing.optical_flow import (
+        OpticalFlowProcessor as OpticalFlowProcessor,
+        render_optical_flow as render_optical_flow,
+    )
 
-__all__ = [
-    "Augmentation",
-    "DigitsDataModule",
-    "FlyingChairsDataModule",
-    "ImageDataModule",
-    "ImageFolderDataModule",
-    "ImageNetDataModule",
-    "KittiFlowDataModule",
-    "MNISTDataModule",
-    "Mixing",
-    "OpticalFlowDataModule",
-    "OpticalFlowProcessor",
-    "SintelFlowDataModule",
-    "SyntheticFlowDataModule",
-    "image_dataset",
-    "render_optical_flow",
-]
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Augmentation": "transforms",
-        "DigitsDataModule": "digits",
-        "FlyingChairsDataModule": "flow_modules",
-        "ImageDataModule": "base",
-        "ImageFolderDataModule": "folder",
-        "ImageNetDataModule": "imagenet",
-        "KittiFlowDataModule": "flow_modules",
-        "MNISTDataModule": "mnist",
-        "Mixing": "transforms",
-        "OpticalFlowDataModule": "flow_modules",
-        "OpticalFlowProcessor": "optical_flow",
-        "SintelFlowDataModule": "flow_modules",
-        "SyntheticFlowDataModule": "flow_modules",
-        "image_dataset": "images",
-        "render_optical_flow": "optical_flow",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

@@ -16,7 +16,7 @@ from perceiver.data.module import SplitLoaders
 from perceiver.data.text.encoders import find_label_names
 from perceiver.data.vision.images import LABEL, ImageCollator, ImageExamples, Splits, check_images
 from perceiver.data.vision.transforms import Augmentation, Mixing
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 
 class ImageDataModule(SplitLoaders, pl.LightningDataModule):

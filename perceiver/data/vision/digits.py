@@ -6,7 +6,7 @@ import numpy as np
 
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.images import Splits, image_dataset, stratified_splits
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 SIZE, MAX_VALUE = 8, 16
 

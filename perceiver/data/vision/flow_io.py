@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from perceiver.data.vision.video_utils import import_av
+from perceiver.processing.video import import_av
 
 Flow = npt.NDArray[np.float32]  # H W 2
 Mask = npt.NDArray[np.bool_]  # H W

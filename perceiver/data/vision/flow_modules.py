@@ -34,7 +34,7 @@ from perceiver.data.vision.flow_folders import (
     sintel_scenes,
 )
 from perceiver.data.vision.flow_synthetic import synthetic_example
-from perceiver.data.vision.optical_flow import pixel_features
+from perceiver.processing.optical_flow import pixel_features
 
 PURPOSES = {"train": 0, "valid": 1, "test": 2}  # of random numbers: splits have different ones
 MIRROR_PROBS = (0.5, 0.1)  # left and right, up and down: scenes upside down are rare

@@ -8,7 +8,7 @@ import datasets
 
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.images import Splits, image_dataset, stratified_splits
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}

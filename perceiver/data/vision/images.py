@@ -21,7 +21,7 @@ from perceiver.data.streams import stream
 from perceiver.data.text.collator import IGNORE
 from perceiver.data.text.encoders import label_numbers
 from perceiver.data.vision.transforms import Augmentation, Mixing
-from perceiver.model.vision.image_classifier.image_processor import (
+from perceiver.processing.image import (
     PerceiverImageClassifierInputProcessor,
     converted_image,
 )

@@ -7,7 +7,7 @@ from perceiver.data.text.hub import load_splits
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.images import Splits
 from perceiver.data.vision.transforms import Augmentation
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 SIZE = 28
 

@@ -1,34 +1,42 @@
 """All building blocks under one import path."""
 
-from perceiver.model.core.adapter import CoordinateInputAdapter as CoordinateInputAdapter
-from perceiver.model.core.adapter import FourierQueryProvider as FourierQueryProvider
-from perceiver.model.core.adapter import InputAdapter as InputAdapter
-from perceiver.model.core.adapter import QueryProvider as QueryProvider
-from perceiver.model.core.adapter import TiedTokenOutputAdapter as TiedTokenOutputAdapter
-from perceiver.model.core.adapter import TokenInputAdapter as TokenInputAdapter
-from perceiver.model.core.adapter import TokenOutputAdapter as TokenOutputAdapter
-from perceiver.model.core.adapter import TrainableQueryProvider as TrainableQueryProvider
+from perceiver.model.core.adapter import (
+    CoordinateInputAdapter as CoordinateInputAdapter,
+    FourierQueryProvider as FourierQueryProvider,
+    InputAdapter as InputAdapter,
+    QueryProvider as QueryProvider,
+    TiedTokenOutputAdapter as TiedTokenOutputAdapter,
+    TokenInputAdapter as TokenInputAdapter,
+    TokenOutputAdapter as TokenOutputAdapter,
+    TrainableQueryProvider as TrainableQueryProvider,
+)
 from perceiver.model.core.attention import MultiHeadAttention as MultiHeadAttention
 from perceiver.model.core.cache import KeyValueCache as KeyValueCache
-from perceiver.model.core.config import CausalSequenceModelConfig as CausalSequenceModelConfig
-from perceiver.model.core.config import DecoderConfig as DecoderConfig
-from perceiver.model.core.config import EncoderConfig as EncoderConfig
-from perceiver.model.core.config import PerceiverARConfig as PerceiverARConfig
-from perceiver.model.core.config import PerceiverIOConfig as PerceiverIOConfig
-from perceiver.model.core.layers import MLP as MLP
-from perceiver.model.core.layers import AttentionLayer as AttentionLayer
-from perceiver.model.core.layers import CrossAttention as CrossAttention
-from perceiver.model.core.layers import PrefixCrossAttention as PrefixCrossAttention
-from perceiver.model.core.layers import SelfAttention as SelfAttention
-from perceiver.model.core.layers import SelfAttentionBlock as SelfAttentionBlock
-from perceiver.model.core.perceiver_ar import CausalSequenceModel as CausalSequenceModel
-from perceiver.model.core.perceiver_ar import PerceiverAR as PerceiverAR
-from perceiver.model.core.perceiver_io import PerceiverDecoder as PerceiverDecoder
-from perceiver.model.core.perceiver_io import PerceiverEncoder as PerceiverEncoder
-from perceiver.model.core.perceiver_io import PerceiverIO as PerceiverIO
-from perceiver.model.core.position import FourierPositionEncoding as FourierPositionEncoding
-from perceiver.model.core.position import FrequencyPositionEncoding as FrequencyPositionEncoding
-from perceiver.model.core.position import RotaryPositionEmbedding as RotaryPositionEmbedding
+from perceiver.model.core.config import (
+    CausalSequenceModelConfig as CausalSequenceModelConfig,
+    DecoderConfig as DecoderConfig,
+    EncoderConfig as EncoderConfig,
+    PerceiverARConfig as PerceiverARConfig,
+    PerceiverIOConfig as PerceiverIOConfig,
+)
+from perceiver.model.core.layers import (
+    MLP as MLP,
+    AttentionLayer as AttentionLayer,
+    CrossAttention as CrossAttention,
+    PrefixCrossAttention as PrefixCrossAttention,
+    SelfAttention as SelfAttention,
+    SelfAttentionBlock as SelfAttentionBlock,
+)
+from perceiver.model.core.perceiver_ar import CausalSequenceModel as CausalSequenceModel, PerceiverAR as PerceiverAR
+from perceiver.model.core.perceiver_io import (
+    PerceiverDecoder as PerceiverDecoder,
+    PerceiverEncoder as PerceiverEncoder,
+    PerceiverIO as PerceiverIO,
+)
+from perceiver.model.core.position import (
+    FourierPositionEncoding as FourierPositionEncoding,
+    FrequencyPositionEncoding as FrequencyPositionEncoding,
+    RotaryPositionEmbedding as RotaryPositionEmbedding,
+)
 from perceiver.model.core.resampler import PerceiverResampler as PerceiverResampler
-from perceiver.model.core.sampling import sample as sample
-from perceiver.model.core.sampling import sample_tokens as sample_tokens
+from perceiver.model.core.sampling import sample as sample, sample_tokens as sample_tokens

@@ -8,8 +8,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from perceiver.data.audio.midi_processor import PAD
 from perceiver.data.audio.synthetic import SyntheticPianoDataModule
+from perceiver.processing.midi import PAD
 
 pytestmark = [
     # Python >= 3.12

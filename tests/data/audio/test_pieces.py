@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pretty_midi import PrettyMIDI
 
 from perceiver.data.audio import pieces as pieces_module
-from perceiver.data.audio.midi_processor import PAD, decode_midi, encode_midi
 from perceiver.data.audio.pieces import PieceWindows, Windows, write_pieces
+from perceiver.processing.midi import PAD, decode_midi, encode_midi
 from tests.data.audio.midi_pieces import piece
 
 TRAIN = [3, 0, 40, -1, 1, 17]  # no notes: an empty piece; a negative number: a broken one

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pretty_midi import ControlChange, key_number_to_key_name
 
-from perceiver.data.audio.midi_processor import decode_midi, encode_midi
 from perceiver.data.audio.synthetic import METRES, SCALES, TEXTURES, SyntheticPianoDataModule, _Player, piano_piece
+from perceiver.processing.midi import decode_midi, encode_midi
 
 PIECES = [piano_piece(seed) for seed in range(100)]
 

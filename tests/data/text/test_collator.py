@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from transformers import PerceiverTokenizer
 
 from perceiver.data.text.collator import DefaultCollator, TokenMaskingCollator, WordMaskingCollator
-from perceiver.data.text.tokenization import encode, word_ids
+from perceiver.processing.tokenization import encode, word_ids
 
 BYTES = PerceiverTokenizer()
 COLLATORS = [WordMaskingCollator, TokenMaskingCollator]

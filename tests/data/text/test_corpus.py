@@ -9,13 +9,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers import PerceiverTokenizer
 
 from perceiver.data.text.corpus import TokenChunks, write_corpus
 from perceiver.data.text.encoders import TextEncoder
-from perceiver.data.text.tokenization import encode
+from perceiver.processing.tokenization import encode
 from tests.data.text.conftest import word_piece_tokenizer
 
 BYTES = PerceiverTokenizer()

@@ -5,8 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from perceiver.data.text import (
     BookCorpusDataModule,

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import PerceiverTokenizer
 

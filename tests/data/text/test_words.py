@@ -7,8 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers import AutoTokenizer, PerceiverTokenizer
 
 from perceiver.data.text.corpus import LabelledWords

@@ -9,7 +9,7 @@ from PIL import Image
 
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.images import image_dataset
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 datasets.disable_progress_bars()
 

@@ -21,7 +21,7 @@ from perceiver.data.vision.flow_modules import (
     SintelFlowDataModule,
     SyntheticFlowDataModule,
 )
-from perceiver.data.vision.optical_flow import OpticalFlowProcessor
+from perceiver.processing.optical_flow import OpticalFlowProcessor
 from tests.data.vision.flow_layouts import frame, truth, write_flying_chairs, write_kitti, write_sintel
 
 pytestmark = [

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from perceiver.data.vision import Augmentation, ImageFolderDataModule
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 from tests.data.vision.image_data import pictures, prepared
 
 

@@ -7,8 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from perceiver.data.vision.images import (
@@ -20,7 +19,7 @@ from perceiver.data.vision.images import (
     stratified_splits,
 )
 from perceiver.data.vision.transforms import Augmentation, Mixing
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 from tests.data.vision.image_data import arrays, pictures
 
 NAMES = ["a", "b", "c"]

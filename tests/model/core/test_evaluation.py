@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from perceiver.model.core.evaluation import Evaluation, evaluate_tokens, perplexity, score_tokens, sequence_windows

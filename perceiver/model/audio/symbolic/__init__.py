@@ -5,49 +5,31 @@ Importing this package registers the model with transformers' Auto classes, and 
 something that needs them is first used.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
-from perceiver.model.audio.symbolic.backend import (
-    SymbolicAudioModel,
-    SymbolicAudioModelConfig,
-    perceiver_ar_giantmidi,
-    perceiver_ar_maestro,
-)
+from perceiver.lazy import lazy_imports
 
-if TYPE_CHECKING or find_spec("transformers"):
-    from perceiver.model.audio.symbolic.huggingface_config import PerceiverSymbolicAudioModelConfig
 if TYPE_CHECKING:
-    from perceiver.model.audio.symbolic.huggingface import (
-        PerceiverSymbolicAudioModel,
-        ReturnType,
-        SymbolicAudioGenerationPipeline,
-        convert_checkpoint,
+    from perceiver.model.audio.symbolic.backend import (
+        SymbolicAudioModel as SymbolicAudioModel,
+        SymbolicAudioModelConfig as SymbolicAudioModelConfig,
+        perceiver_ar_giantmidi as perceiver_ar_giantmidi,
+        perceiver_ar_maestro as perceiver_ar_maestro,
     )
-    from perceiver.model.audio.symbolic.lightning import LitSymbolicAudioModel
+    from perceiver.model.audio.symbolic.huggingface import (
+        PerceiverSymbolicAudioModel as PerceiverSymbolicAudioModel,
+        ReturnType as ReturnType,
+        SymbolicAudioGenerationPipeline as SymbolicAudioGenerationPipeline,
+        convert_checkpoint as convert_checkpoint,
+    )
+    from perceiver.model.audio.symbolic.huggingface_config import (
+        PerceiverSymbolicAudioModelConfig as PerceiverSymbolicAudioModelConfig,
+    )
+    from perceiver.model.audio.symbolic.lightning import LitSymbolicAudioModel as LitSymbolicAudioModel
 
-__all__ = [
-    "LitSymbolicAudioModel",
-    "PerceiverSymbolicAudioModel",
-    "PerceiverSymbolicAudioModelConfig",
-    "ReturnType",
-    "SymbolicAudioGenerationPipeline",
-    "SymbolicAudioModel",
-    "SymbolicAudioModelConfig",
-    "convert_checkpoint",
-    "perceiver_ar_giantmidi",
-    "perceiver_ar_maestro",
-]
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LitSymbolicAudioModel": "lightning",
-        "PerceiverSymbolicAudioModel": "huggingface",
-        "PerceiverSymbolicAudioModelConfig": "huggingface_config",
-        "ReturnType": "huggingface",
-        "SymbolicAudioGenerationPipeline": "huggingface",
-        "convert_checkpoint": "huggingface",
-    },
-)
+if find_spec("transformers"):
+    import_module("perceiver.model.audio.symbolic.huggingface_config")  # registers the config

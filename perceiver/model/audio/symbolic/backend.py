@@ -1,6 +1,6 @@
 """Perceiver AR symbolic audio model (arXiv 2202.07765, section 5.3.1): `CausalSequenceModel` over MIDI events.
 
-Tokens are those of `perceiver.data.audio.midi_processor`: notes on and off, time shifts, velocities.
+Tokens are those of `perceiver.processing.midi`: notes on and off, time shifts, velocities.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class SymbolicAudioGenerationPipeline(Pipeline):
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if render or sf2_path is not None:
-            from perceiver.data.audio.render import find_player
+            from perceiver.processing.sound import find_player
 
             find_player(sf2_path)  # what is wrong with it is an error now, not after the generation
         # Only what is given: arguments of a call are put over those of the pipeline.
@@ -122,7 +122,7 @@ class SymbolicAudioGenerationPipeline(Pipeline):
     ) -> dict[str, Any]:
         from pretty_midi import PrettyMIDI
 
-        from perceiver.data.audio.midi_processor import VELOCITY, encode_midi
+        from perceiver.processing.midi import VELOCITY, encode_midi
 
         if isinstance(prompt, str | Path):
             prompt = PrettyMIDI(str(prompt))
@@ -164,8 +164,8 @@ class SymbolicAudioGenerationPipeline(Pipeline):
 
     @staticmethod
     def _audio(ids: list[int], skip: int, render: bool, sf2_path: str | Path | None) -> dict[str, Any]:
-        from perceiver.data.audio.midi_processor import VELOCITY, decode_midi
-        from perceiver.data.audio.render import render_wav
+        from perceiver.processing.midi import VELOCITY, decode_midi
+        from perceiver.processing.sound import render_wav
 
         # New notes are as loud as the prompt said last.
         loudness = [token for token in ids[:skip] if token >= VELOCITY][-1:]

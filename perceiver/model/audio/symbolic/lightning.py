@@ -51,18 +51,18 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
 
     def prompt_tokens(self, prompt: str) -> Tensor:
         from perceiver.data.audio.files import read_midi
-        from perceiver.data.audio.midi_processor import encode_midi
+        from perceiver.processing.midi import encode_midi
 
         return torch.tensor(encode_midi(read_midi(Path(prompt))), dtype=torch.int64)
 
     def decoded(self, prompt: Tensor, continuation: Tensor) -> PrettyMIDI:
-        from perceiver.data.audio.midi_processor import decode_midi
+        from perceiver.processing.midi import decode_midi
 
         tokens = torch.cat([prompt, continuation])
         return decode_midi(tokens[tokens != PAD_TOKEN_ID].cpu())
 
     def log_sample(self, name: str, sample: PrettyMIDI) -> None:
-        from perceiver.data.audio.render import SAMPLE_RATE, draw_piano_roll, render_wav
+        from perceiver.processing.sound import SAMPLE_RATE, draw_piano_roll, render_wav
 
         folder = Path(self.trainer.log_dir or ".", "samples")  # all processes have to ask for it
         if not self.trainer.is_global_zero:

@@ -84,7 +84,7 @@ def tokenized(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Itera
     Raises:
         ValueError: if the tokenizer is neither a `PerceiverTokenizer` nor a fast one.
     """
-    from perceiver.data.text.tokenization import check_tokenizer, encode, is_byte_tokenizer, plain_text_tokenizer
+    from perceiver.processing.tokenization import check_tokenizer, encode, is_byte_tokenizer, plain_text_tokenizer
 
     check_tokenizer(tokenizer)
     tokenizer = plain_text_tokenizer(tokenizer)

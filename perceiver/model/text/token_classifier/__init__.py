@@ -4,44 +4,34 @@ Importing this package registers the model with transformers' Auto classes, if t
 of transformers and Lightning are imported when something that needs them is first used.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
-from perceiver.model.text.common.backend import TextEncoderConfig
-from perceiver.model.text.token_classifier.alignment import align_labels, byte_word_ids, word_labels
-from perceiver.model.text.token_classifier.backend import (
-    TokenClassificationDecoderConfig,
-    TokenClassifier,
-    TokenClassifierConfig,
-)
+from perceiver.lazy import lazy_imports
 
-if TYPE_CHECKING or find_spec("transformers"):
-    from perceiver.model.text.token_classifier.huggingface_config import PerceiverTokenClassifierConfig
 if TYPE_CHECKING:
-    from perceiver.model.text.token_classifier.huggingface import PerceiverTokenClassifier, convert_checkpoint
-    from perceiver.model.text.token_classifier.lightning import LitTokenClassifier
+    from perceiver.model.text.common.backend import TextEncoderConfig as TextEncoderConfig
+    from perceiver.model.text.token_classifier.alignment import (
+        align_labels as align_labels,
+        byte_word_ids as byte_word_ids,
+        word_labels as word_labels,
+    )
+    from perceiver.model.text.token_classifier.backend import (
+        TokenClassificationDecoderConfig as TokenClassificationDecoderConfig,
+        TokenClassifier as TokenClassifier,
+        TokenClassifierConfig as TokenClassifierConfig,
+    )
+    from perceiver.model.text.token_classifier.huggingface import (
+        PerceiverTokenClassifier as PerceiverTokenClassifier,
+        convert_checkpoint as convert_checkpoint,
+    )
+    from perceiver.model.text.token_classifier.huggingface_config import (
+        PerceiverTokenClassifierConfig as PerceiverTokenClassifierConfig,
+    )
+    from perceiver.model.text.token_classifier.lightning import LitTokenClassifier as LitTokenClassifier
 
-__all__ = [
-    "LitTokenClassifier",
-    "PerceiverTokenClassifier",
-    "PerceiverTokenClassifierConfig",
-    "TextEncoderConfig",
-    "TokenClassificationDecoderConfig",
-    "TokenClassifier",
-    "TokenClassifierConfig",
-    "align_labels",
-    "byte_word_ids",
-    "convert_checkpoint",
-    "word_labels",
-]
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LitTokenClassifier": "lightning",
-        "PerceiverTokenClassifier": "huggingface",
-        "PerceiverTokenClassifierConfig": "huggingface_config",
-        "convert_checkpoint": "huggingface",
-    },
-)
+if find_spec("transformers"):
+    import_module("perceiver.model.text.token_classifier.huggingface_config")  # registers the config

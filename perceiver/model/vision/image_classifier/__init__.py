@@ -5,60 +5,40 @@ Pillow) are installed. Modeling code of transformers and Lightning are imported 
 used.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
-from perceiver.model.core.config import ClassificationDecoderConfig
-from perceiver.model.vision.image_classifier.backend import (
-    ImageClassifier,
-    ImageClassifierConfig,
-    ImageEncoderConfig,
-    perceiver_io_conv,
-    perceiver_io_fourier,
-    perceiver_io_learned,
-)
+from perceiver.lazy import lazy_imports
 
-if TYPE_CHECKING or find_spec("transformers"):
-    from perceiver.model.vision.image_classifier.huggingface_config import PerceiverImageClassifierConfig
-if TYPE_CHECKING or (find_spec("transformers") and find_spec("PIL")):
-    # AutoImageProcessor asks no config: it looks for a class with the name in preprocessor_config.json
-    from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
 if TYPE_CHECKING:
-    from perceiver.model.vision.image_classifier.huggingface import (
-        PerceiverImageClassifier,
-        convert_checkpoint,
-        convert_mnist_classifier_checkpoint,
-        convert_model,
+    from perceiver.model.core.config import ClassificationDecoderConfig as ClassificationDecoderConfig
+    from perceiver.model.vision.image_classifier.backend import (
+        ImageClassifier as ImageClassifier,
+        ImageClassifierConfig as ImageClassifierConfig,
+        ImageEncoderConfig as ImageEncoderConfig,
+        perceiver_io_conv as perceiver_io_conv,
+        perceiver_io_fourier as perceiver_io_fourier,
+        perceiver_io_learned as perceiver_io_learned,
     )
-    from perceiver.model.vision.image_classifier.lightning import LitImageClassifier
+    from perceiver.model.vision.image_classifier.huggingface import (
+        PerceiverImageClassifier as PerceiverImageClassifier,
+        convert_checkpoint as convert_checkpoint,
+        convert_mnist_classifier_checkpoint as convert_mnist_classifier_checkpoint,
+        convert_model as convert_model,
+    )
+    from perceiver.model.vision.image_classifier.huggingface_config import (
+        PerceiverImageClassifierConfig as PerceiverImageClassifierConfig,
+    )
+    from perceiver.model.vision.image_classifier.lightning import LitImageClassifier as LitImageClassifier
+    from perceiver.processing.image import (
+        PerceiverImageClassifierInputProcessor as PerceiverImageClassifierInputProcessor,
+    )
 
-__all__ = [
-    "ClassificationDecoderConfig",
-    "ImageClassifier",
-    "ImageClassifierConfig",
-    "ImageEncoderConfig",
-    "LitImageClassifier",
-    "PerceiverImageClassifier",
-    "PerceiverImageClassifierConfig",
-    "PerceiverImageClassifierInputProcessor",
-    "convert_checkpoint",
-    "convert_mnist_classifier_checkpoint",
-    "convert_model",
-    "perceiver_io_conv",
-    "perceiver_io_fourier",
-    "perceiver_io_learned",
-]
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LitImageClassifier": "lightning",
-        "PerceiverImageClassifier": "huggingface",
-        "PerceiverImageClassifierConfig": "huggingface_config",
-        "PerceiverImageClassifierInputProcessor": "image_processor",
-        "convert_checkpoint": "huggingface",
-        "convert_mnist_classifier_checkpoint": "huggingface",
-        "convert_model": "huggingface",
-    },
-)
+if find_spec("transformers"):
+    import_module("perceiver.model.vision.image_classifier.huggingface_config")  # registers the config
+    if find_spec("PIL"):
+        # AutoImageProcessor asks no config: it looks for a class with the name in preprocessor_config.json
+        import_module("perceiver.model.vision.image_classifier.registration")

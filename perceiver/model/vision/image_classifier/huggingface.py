@@ -38,7 +38,7 @@ from perceiver.model.vision.image_classifier.backend import (
     ImageEncoderConfig,
 )
 from perceiver.model.vision.image_classifier.huggingface_config import PerceiverImageClassifierConfig
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 
 class PerceiverImageClassifier(PerceiverClassifier):

@@ -5,51 +5,32 @@ transformers is installed. Modeling code of transformers and Lightning are impor
 first used.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from perceiver.lazy import lazy_names
-from perceiver.model.vision.optical_flow.backend import (
-    OpticalFlow,
-    OpticalFlowConfig,
-    OpticalFlowDecoderConfig,
-    OpticalFlowEncoderConfig,
-    perceiver_io_optical_flow,
-)
+from perceiver.lazy import lazy_imports
 
-if TYPE_CHECKING or find_spec("transformers"):
-    from perceiver.model.vision.optical_flow.huggingface_config import OpticalFlowPerceiverConfig
 if TYPE_CHECKING:
-    from perceiver.model.vision.optical_flow.huggingface import (
-        OpticalFlowPerceiver,
-        OpticalFlowPipeline,
-        convert_checkpoint,
-        convert_model,
+    from perceiver.model.vision.optical_flow.backend import (
+        OpticalFlow as OpticalFlow,
+        OpticalFlowConfig as OpticalFlowConfig,
+        OpticalFlowDecoderConfig as OpticalFlowDecoderConfig,
+        OpticalFlowEncoderConfig as OpticalFlowEncoderConfig,
+        perceiver_io_optical_flow as perceiver_io_optical_flow,
     )
-    from perceiver.model.vision.optical_flow.lightning import LitOpticalFlow
+    from perceiver.model.vision.optical_flow.huggingface import (
+        OpticalFlowPerceiver as OpticalFlowPerceiver,
+        OpticalFlowPipeline as OpticalFlowPipeline,
+        convert_checkpoint as convert_checkpoint,
+        convert_model as convert_model,
+    )
+    from perceiver.model.vision.optical_flow.huggingface_config import (
+        OpticalFlowPerceiverConfig as OpticalFlowPerceiverConfig,
+    )
+    from perceiver.model.vision.optical_flow.lightning import LitOpticalFlow as LitOpticalFlow
 
-__all__ = [
-    "LitOpticalFlow",
-    "OpticalFlow",
-    "OpticalFlowConfig",
-    "OpticalFlowDecoderConfig",
-    "OpticalFlowEncoderConfig",
-    "OpticalFlowPerceiver",
-    "OpticalFlowPerceiverConfig",
-    "OpticalFlowPipeline",
-    "convert_checkpoint",
-    "convert_model",
-    "perceiver_io_optical_flow",
-]
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LitOpticalFlow": "lightning",
-        "OpticalFlowPerceiver": "huggingface",
-        "OpticalFlowPerceiverConfig": "huggingface_config",
-        "OpticalFlowPipeline": "huggingface",
-        "convert_checkpoint": "huggingface",
-        "convert_model": "huggingface",
-    },
-)
+if find_spec("transformers"):
+    import_module("perceiver.model.vision.optical_flow.huggingface_config")  # registers the config

@@ -89,7 +89,7 @@ class OpticalFlowPipeline(Pipeline):
     model: OpticalFlowPerceiver
 
     def __init__(self, *args: Any, **kwargs: Any):
-        from perceiver.data.vision.optical_flow import OpticalFlowProcessor, render_optical_flow
+        from perceiver.processing.optical_flow import OpticalFlowProcessor, render_optical_flow
 
         super().__init__(*args, **kwargs)
         self.render = render_optical_flow

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from perceiver.data.audio.midi_processor import PAD
 from perceiver.model.audio import symbolic
+from perceiver.processing.midi import PAD
 from tests.model.helpers import GOLDEN, assert_same_parameters, golden_cases, golden_parameters
 
 HUB = GOLDEN / "sam" / "hub"

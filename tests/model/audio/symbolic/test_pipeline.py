@@ -14,9 +14,9 @@ from pretty_midi import PrettyMIDI
 from transformers import AutoModelForCausalLM, pipeline
 
 from perceiver.data.audio import decode_midi, encode_midi
-from perceiver.data.audio.midi_processor import PAD, VELOCITY
 from perceiver.model.audio import symbolic
 from perceiver.model.audio.symbolic import ReturnType
+from perceiver.processing.midi import PAD, VELOCITY
 from tests.model.helpers import GOLDEN, golden_cases
 
 HUB = GOLDEN / "sam" / "hub"

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from perceiver.data.vision.optical_flow import OpticalFlowProcessor
 from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
 from perceiver.model.core.config import PerceiverIOConfig
 from perceiver.model.core.position import FourierPositionEncoding
@@ -29,6 +27,7 @@ from perceiver.model.vision.optical_flow.backend import (
     outlier_rate,
     perceiver_io_optical_flow,
 )
+from perceiver.processing.optical_flow import OpticalFlowProcessor
 from tests.model.helpers import assert_close, golden_cases, golden_parameters, gradients, json_copy
 from tests.model.vision.helpers import LargestTensor
 from tests.model.vision.optical_flow.helpers import HUB, H, W, flow_config, flow_model, frames

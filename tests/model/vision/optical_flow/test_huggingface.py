@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments, pipeline
 
-from perceiver.data.vision.optical_flow import OpticalFlowProcessor, render_optical_flow
 from perceiver.model.vision import optical_flow
 from perceiver.model.vision.optical_flow import (
     LitOpticalFlow,
@@ -27,6 +26,7 @@ from perceiver.model.vision.optical_flow import (
     convert_checkpoint,
 )
 from perceiver.model.vision.optical_flow.backend import flow_loss
+from perceiver.processing.optical_flow import OpticalFlowProcessor, render_optical_flow
 from tests.model.helpers import (
     GOLDEN,
     assert_close,

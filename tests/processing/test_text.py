@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PerceiverTokenizer
 
-from perceiver.data.text.preprocessor import TextPreprocessor
+from perceiver.processing.text import TextPreprocessor
 
 TEXTS = ["hello world", "  two  leading\tand  inner ", "a"]
 

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor, PerceiverImageProcessorPil
 
-from perceiver.model.vision.image_classifier.image_processor import PerceiverImageClassifierInputProcessor, image_array
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor, image_array
 from tests.model.helpers import GOLDEN, golden_cases
 
 RAW = {"do_center_crop": False, "do_resize": False, "do_rescale": False, "do_normalize": False}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pretty_midi
 from pretty_midi import PrettyMIDI
 
-from perceiver.data.audio.midi_processor import pedals
+from perceiver.processing.midi import pedals
 
 SAMPLE_RATE = 44100
 LOUDEST = 0.9  # of 1, the loudest sample

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from perceiver.data.vision.optical_flow import OpticalFlowProcessor, pixel_features, render_optical_flow
+from perceiver.processing.optical_flow import OpticalFlowProcessor, pixel_features, render_optical_flow
 from tests.model.helpers import golden_cases
 
 # size of a tile, overlap, size of a frame

@@ -11,14 +11,13 @@ import mido
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pretty_midi import ControlChange, Instrument, Note, PrettyMIDI
 
-from perceiver.data.audio.midi_processor import PAD, VOCAB_SIZE, change_tempo, decode_midi, encode_midi, transpose
+from perceiver.processing.midi import PAD, VOCAB_SIZE, change_tempo, decode_midi, encode_midi, transpose
 from tests.data.audio.midi_pieces import piece
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "midi"
+GOLDEN = Path(__file__).parents[1] / "golden" / "midi"
 CASES = {case["name"].removeprefix("midi_"): case for case in json.loads((GOLDEN / "cases.json").read_text())}
 ENCODED = [name for name, case in CASES.items() if case["kind"] == "midi"]
 # Notes that the published encoder drops: those that are listed after one that begins after a pedal-up.

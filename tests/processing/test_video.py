@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from perceiver.data.vision.video_utils import read_video_frame_pairs, read_video_frames, write_video
+from perceiver.processing.video import read_video_frame_pairs, read_video_frames, write_video
 
 
 def video(shape: tuple[int, int] = (32, 48), count: int = 5) -> list[np.ndarray]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pretty_midi import PrettyMIDI
 
-from perceiver.data.audio.midi_processor import PAD, decode_midi
-from perceiver.data.audio.render import SAMPLE_RATE, SOUND_FONT, draw_piano_roll, render_wav
 from perceiver.data.audio.synthetic import piano_piece
+from perceiver.processing.midi import PAD, decode_midi
+from perceiver.processing.sound import SAMPLE_RATE, SOUND_FONT, draw_piano_roll, render_wav
 from tests.data.audio.midi_pieces import piece
 
 # Writes eight samples, and its arguments to a file beside itself.

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers import AutoTokenizer, ByT5Tokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
 
-from perceiver.data.text.tokenization import (
+from perceiver.processing.tokenization import (
     INSIDE,
     SPECIAL,
     START,
@@ -25,7 +24,7 @@ from perceiver.data.text.tokenization import (
 from tests.data.text.conftest import word_piece_tokenizer
 
 BYTES = PerceiverTokenizer()
-RECORDED = json.loads((Path(__file__).parents[1] / "golden" / "word_ids.json").read_text())
+RECORDED = json.loads((Path(__file__).parent / "word_ids.json").read_text())
 # Any string, and strings in which what is special here is frequent.
 TEXTS = st.lists(st.text() | st.text(alphabet=" \t\n\r\v\fab\x1c\x85\u00a0é☕") | st.just("x[MASK]y [SEP]"), max_size=6)
 
