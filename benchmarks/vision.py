@@ -23,10 +23,8 @@ from torch import Tensor, nn
 from transformers import PerceiverConfig
 
 from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.vision.image_classifier import ImageClassifier
-from perceiver.model.vision.image_classifier import huggingface as image_classifier
-from perceiver.model.vision.optical_flow import OpticalFlow
-from perceiver.model.vision.optical_flow import huggingface as optical_flow
+from perceiver.model.vision.image_classifier import ImageClassifier, huggingface as image_classifier
+from perceiver.model.vision.optical_flow import OpticalFlow, huggingface as optical_flow
 
 _CLASSIFIER: dict[str, Any] = {
     "num_latents": 512,

@@ -17,6 +17,9 @@ What the vocabulary can't say: which of two sounding notes of one pitch a note o
 first), a note that is shorter than half a step (it is lost in decoding), and what instrument plays.
 """
 
+import logging
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +33,20 @@ BUCKET = 4  # velocities per velocity token
 MAX_SECONDS = 24 * 3600  # longer pieces are damaged files; each second of silence is a token
 SUSTAIN, DOWN = 64, 64  # number of the pedal's control, and the least value that means down
 
+logger = logging.getLogger(__name__)
+
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+def read_midi(path: Path) -> PrettyMIDI:
+    """Reads a MIDI file; what looks wrong in it is logged."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        midi = PrettyMIDI(str(path))
+    for warning in caught:
+        logger.warning("%s: %s", path, warning.message)
+    return midi
 
 
 def encode_midi(midi: PrettyMIDI) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceiver.model.audio import symbolic
 from perceiver.model.core.config import ClassificationDecoderConfig
-from perceiver.model.core.huggingface import PerceiverBackendModel
+from perceiver.model.huggingface.model import PerceiverBackendModel
 from perceiver.model.multimodal import autoencoder
 from perceiver.model.text import classifier, clm, mlm, token_classifier
 from perceiver.model.vision import image_classifier, optical_flow

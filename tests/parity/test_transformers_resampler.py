@@ -8,8 +8,8 @@ from torch import nn
 from transformers import IdeficsConfig
 from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 
-from perceiver.model.core.convert import converted, idefics_resampler
 from perceiver.model.core.resampler import PerceiverResampler
+from perceiver.model.huggingface.names import converted, idefics_resampler
 
 C, N = 12, 7
 

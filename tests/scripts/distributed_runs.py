@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from perceiver.model.core.lightning import LitModel
+from perceiver.model.lightning.model import LitModel
 from perceiver.model.text import clm, mlm
 from tests.model.helpers import mlm_config, randomise_vectors
 

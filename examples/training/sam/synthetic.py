@@ -31,9 +31,9 @@ from pytorch_lightning.loggers import CSVLogger
 from transformers import pipeline
 
 from perceiver.data.audio import PianoPiece, SyntheticPianoDataModule, decode_midi, encode_midi, piano_piece
-from perceiver.processing.midi import NOTE_OFF, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
 from perceiver.data.audio.synthetic import LOWEST_TONIC
 from perceiver.model.audio import symbolic
+from perceiver.processing.midi import NOTE_OFF, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
 from perceiver.scripts.lrs import CosineWithWarmupLR
 
 SEQ_LEN, NUM_LATENTS = 512, 256

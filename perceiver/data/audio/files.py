@@ -1,8 +1,6 @@
 """Data modules over MIDI files: in a folder or a zip archive, local or downloaded."""
 
 import hashlib
-import logging
-import warnings
 import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,10 +11,9 @@ from pretty_midi import PrettyMIDI
 
 from perceiver.data.audio.base import SymbolicAudioDataModule
 from perceiver.data.audio.download import download
+from perceiver.processing.midi import read_midi
 
 SUFFIXES = (".mid", ".midi")
-
-logger = logging.getLogger(__name__)
 
 
 class MidiFilesDataModule(SymbolicAudioDataModule):
@@ -60,16 +57,6 @@ class MidiFilesDataModule(SymbolicAudioDataModule):
     @staticmethod
     def read(source: Path) -> PrettyMIDI:
         return read_midi(source)
-
-
-def read_midi(path: Path) -> PrettyMIDI:
-    """Reads a MIDI file; what looks wrong in it is logged."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        midi = PrettyMIDI(str(path))
-    for warning in caught:
-        logger.warning("%s: %s", path, warning.message)
-    return midi
 
 
 def midi_files(folder: Path) -> list[Path]:

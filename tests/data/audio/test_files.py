@@ -10,11 +10,11 @@ import pytest
 from pretty_midi import PrettyMIDI
 
 from perceiver.data.audio import files as files_module
-from perceiver.data.audio.files import midi_files, read_midi, split_by_name
+from perceiver.data.audio.files import midi_files, split_by_name
 from perceiver.data.audio.giantmidi import GiantMidiPianoDataModule
 from perceiver.data.audio.local import LocalMidiDataModule
 from perceiver.data.audio.maestro import SHA256, URL, MaestroV3DataModule
-from perceiver.processing.midi import encode_midi
+from perceiver.processing.midi import encode_midi, read_midi
 
 OPTIONS: dict[str, Any] = {"max_seq_len": 16, "num_workers": 0}
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from perceiver.model.core import huggingface_generation  # registers the cache with transformers
 from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.huggingface import generation  # registers the cache with transformers
 
 H, K, V = 3, 2, 5
 every_case = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -216,5 +216,5 @@ def test_buffers_have_the_dtype_of_what_enters(dtype: torch.dtype) -> None:
 
 
 def test_is_a_cache_layer_of_transformers() -> None:
-    assert isinstance(KeyValueCache(3), CacheLayerMixin) and huggingface_generation.CacheLayerMixin is CacheLayerMixin
+    assert isinstance(KeyValueCache(3), CacheLayerMixin) and generation.CacheLayerMixin is CacheLayerMixin
     assert KeyValueCache.is_sliding and KeyValueCache.is_croppable and not KeyValueCache.is_compileable

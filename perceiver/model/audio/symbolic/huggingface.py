@@ -19,8 +19,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from perceiver.model.audio.symbolic.backend import PAD_TOKEN_ID, SymbolicAudioModel
 from perceiver.model.audio.symbolic.huggingface_config import PerceiverSymbolicAudioModelConfig
-from perceiver.model.core.huggingface import save_converted
-from perceiver.model.core.huggingface_generation import CausalSequenceGenerationModel
+from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
+from perceiver.model.huggingface.model import save_converted
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI

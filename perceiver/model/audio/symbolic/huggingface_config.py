@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from perceiver.model.audio.symbolic.backend import SymbolicAudioModelConfig
-from perceiver.model.core.huggingface_config import CausalSequenceHuggingFaceConfig
+from perceiver.model.huggingface.config import CausalSequenceHuggingFaceConfig
 
 
 class PerceiverSymbolicAudioModelConfig(CausalSequenceHuggingFaceConfig):

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from perceiver.model.audio.symbolic.backend import PAD_TOKEN_ID, SymbolicAudioModel, SymbolicAudioModelConfig
-from perceiver.model.core.lightning_causal import LitCausalSequenceModel
+from perceiver.model.lightning.causal import LitCausalSequenceModel
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -50,8 +50,7 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
         )
 
     def prompt_tokens(self, prompt: str) -> Tensor:
-        from perceiver.data.audio.files import read_midi
-        from perceiver.processing.midi import encode_midi
+        from perceiver.processing.midi import encode_midi, read_midi
 
         return torch.tensor(encode_midi(read_midi(Path(prompt))), dtype=torch.int64)
 

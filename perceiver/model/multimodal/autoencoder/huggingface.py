@@ -13,10 +13,10 @@ from transformers import AutoModel, PerceiverConfig, PerceiverForMultimodalAutoe
 from transformers.utils import ModelOutput
 
 from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
-from perceiver.model.core.huggingface import save_converted
-from perceiver.model.core.huggingface_classification import PerceiverClassifier
-from perceiver.model.core.huggingface_convert import encoder_fields, official_config, official_model
+from perceiver.model.huggingface.classification import PerceiverClassifier
+from perceiver.model.huggingface.model import save_converted
+from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
+from perceiver.model.huggingface.official import encoder_fields, official_config, official_model
 from perceiver.model.multimodal.autoencoder.backend import (
     MODALITIES,
     MultimodalAutoencoder,

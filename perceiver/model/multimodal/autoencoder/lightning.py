@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perceiver.model.core.classification import checked_names
-from perceiver.model.core.lightning import LitModel
+from perceiver.model.lightning.model import LitModel
 from perceiver.model.multimodal.autoencoder.backend import (
     MultimodalAutoencoder,
     MultimodalAutoencoderConfig,

@@ -16,10 +16,10 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
-from perceiver.model.core.huggingface import pad_mask_of, save_converted
-from perceiver.model.core.huggingface_classification import PerceiverClassifier
-from perceiver.model.core.huggingface_convert import classification_decoder_config, official_config, official_model
+from perceiver.model.huggingface.classification import PerceiverClassifier
+from perceiver.model.huggingface.model import pad_mask_of, save_converted
+from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
+from perceiver.model.huggingface.official import classification_decoder_config, official_config, official_model
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
 from perceiver.model.text.classifier.huggingface_config import PerceiverTextClassifierConfig
 from perceiver.model.text.common.backend import txt_embedding

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from perceiver.model.core.huggingface_config import PerceiverBackendConfig, complete_labels
+from perceiver.model.huggingface.config import PerceiverBackendConfig, complete_labels
 from perceiver.model.text.classifier.backend import TextClassifierConfig
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from perceiver.model.core.classification import ProblemType
 from perceiver.model.core.config import ClassificationDecoderConfig
-from perceiver.model.core.lightning_classification import LitClassifier
+from perceiver.model.lightning.classification import LitClassifier
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
 from perceiver.model.text.common.backend import TextEncoderConfig
 

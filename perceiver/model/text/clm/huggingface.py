@@ -9,8 +9,8 @@ from typing import Any
 from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from perceiver.model.core.huggingface import save_converted
-from perceiver.model.core.huggingface_generation import CausalSequenceGenerationModel
+from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
+from perceiver.model.huggingface.model import save_converted
 from perceiver.model.text.clm.backend import CausalLanguageModel
 from perceiver.model.text.clm.huggingface_config import PerceiverCausalLanguageModelConfig
 from perceiver.model.text.common.huggingface import text_tokenizer

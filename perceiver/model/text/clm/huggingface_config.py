@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from perceiver.model.core.huggingface_config import CausalSequenceHuggingFaceConfig
+from perceiver.model.huggingface.config import CausalSequenceHuggingFaceConfig
 from perceiver.model.text.clm.backend import CausalLanguageModelConfig
 
 

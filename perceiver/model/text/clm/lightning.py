@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.model.core.lightning_causal import Batch, LitCausalSequenceModel
+from perceiver.model.lightning.causal import Batch, LitCausalSequenceModel
 from perceiver.model.text.clm.backend import CausalLanguageModel, CausalLanguageModelConfig
 
 

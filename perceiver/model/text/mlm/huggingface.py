@@ -10,10 +10,10 @@ from transformers import AutoModelForMaskedLM, PerceiverConfig, PerceiverForMask
 from transformers.modeling_outputs import MaskedLMOutput
 
 from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
-from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of, save_converted
-from perceiver.model.core.huggingface_convert import encoder_fields, official_config, official_model
 from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.huggingface.model import PerceiverBackendModel, pad_mask_of, save_converted
+from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
+from perceiver.model.huggingface.official import encoder_fields, official_config, official_model
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.common.huggingface import text_tokenizer
 from perceiver.model.text.mlm.backend import (

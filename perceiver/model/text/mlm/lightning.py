@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perceiver.model.core.lightning import LitModel
+from perceiver.model.lightning.model import LitModel
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import MaskedLanguageModel, MaskedLanguageModelConfig, TextDecoderConfig
 from perceiver.model.text.mlm.mask_filler import fill_masks

@@ -11,9 +11,9 @@ from transformers import AutoModelForTokenClassification, PerceiverTokenizer, To
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from perceiver.model.core.huggingface import pad_mask_of, save_converted
-from perceiver.model.core.huggingface_classification import PerceiverClassifier
 from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.huggingface.classification import PerceiverClassifier
+from perceiver.model.huggingface.model import pad_mask_of, save_converted
 from perceiver.model.text.common.backend import txt_embedding
 from perceiver.model.text.common.huggingface import text_tokenizer
 from perceiver.model.text.token_classifier.backend import TokenClassifier

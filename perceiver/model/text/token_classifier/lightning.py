@@ -12,8 +12,8 @@ from torchmetrics import Metric
 
 from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
 from perceiver.model.core.classification import checked_names
-from perceiver.model.core.lightning import LitModel
 from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.lightning.model import LitModel
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm.backend import labelled_positions
 from perceiver.model.text.token_classifier.alignment import IGNORED, entity_counts

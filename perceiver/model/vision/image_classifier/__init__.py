@@ -41,4 +41,4 @@ if find_spec("transformers"):
     import_module("perceiver.model.vision.image_classifier.huggingface_config")  # registers the config
     if find_spec("PIL"):
         # AutoImageProcessor asks no config: it looks for a class with the name in preprocessor_config.json
-        import_module("perceiver.model.vision.image_classifier.registration")
+        import_module("perceiver.model.vision.image_classifier.huggingface_processor")

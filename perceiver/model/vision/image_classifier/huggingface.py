@@ -22,10 +22,10 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
-from perceiver.model.core.huggingface import save_converted
-from perceiver.model.core.huggingface_classification import PerceiverClassifier
-from perceiver.model.core.huggingface_convert import (
+from perceiver.model.huggingface.classification import PerceiverClassifier
+from perceiver.model.huggingface.model import save_converted
+from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
+from perceiver.model.huggingface.official import (
     classification_decoder_config,
     encoder_fields,
     official_config,

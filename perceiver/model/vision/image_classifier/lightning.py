@@ -8,7 +8,7 @@ from torch import Tensor
 
 from perceiver.model.core.classification import ProblemType
 from perceiver.model.core.config import ClassificationDecoderConfig
-from perceiver.model.core.lightning_classification import LitClassifier
+from perceiver.model.lightning.classification import LitClassifier
 from perceiver.model.vision.image_classifier.backend import ImageClassifier, ImageClassifierConfig, ImageEncoderConfig
 
 

@@ -15,9 +15,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
 from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers
-from perceiver.model.core.huggingface import PerceiverBackendModel, save_converted
-from perceiver.model.core.huggingface_convert import encoder_fields, official_config, official_model
+from perceiver.model.huggingface.model import PerceiverBackendModel, save_converted
+from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
+from perceiver.model.huggingface.official import encoder_fields, official_config, official_model
 from perceiver.model.vision.optical_flow.backend import (
     PIXELS_PER_UNIT,
     OpticalFlow,

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from perceiver.model.core.huggingface_config import PerceiverBackendConfig
+from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.vision.optical_flow.backend import OpticalFlowConfig
 
 

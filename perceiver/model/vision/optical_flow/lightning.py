@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perceiver.model.core.lightning import LitModel
+from perceiver.model.lightning.model import LitModel
 from perceiver.model.vision.optical_flow.backend import (
     OpticalFlow,
     OpticalFlowConfig,

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from perceiver.data.audio import midi_processor
 from perceiver.model.audio import symbolic
 from perceiver.model.audio.symbolic import backend
 from perceiver.model.audio.symbolic.backend import SymbolicAudioModel, SymbolicAudioModelConfig
 from perceiver.model.core.config import CausalSequenceModelConfig
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.processing import midi as midi_processor
 from tests.model.helpers import GOLDEN, golden_cases, golden_parameters, json_copy
 
 

@@ -18,10 +18,11 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from perceiver.data.audio import SyntheticPianoDataModule, decode_midi, encode_midi, piano_piece, render
+from perceiver.data.audio import SyntheticPianoDataModule, decode_midi, encode_midi, piano_piece
 from perceiver.model.audio.symbolic.backend import PAD_TOKEN_ID, SymbolicAudioModelConfig
 from perceiver.model.audio.symbolic.lightning import LitSymbolicAudioModel
 from perceiver.model.core.sampling import sample
+from perceiver.processing import sound as render
 from tests.model.helpers import GOLDEN, assert_same_parameters, golden_cases, golden_parameters
 
 CKPT = GOLDEN / "sam" / "lit.ckpt"

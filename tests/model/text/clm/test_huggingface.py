@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from perceiver.model.core.huggingface_generation import PerceiverARCache
+from perceiver.model.huggingface.generation import PerceiverARCache
 from perceiver.model.text import clm
 from tests.model.clm_helpers import (
     CLM_MODELS,

@@ -27,7 +27,7 @@ from transformers import (
     pipeline,
 )
 
-from perceiver.model.core.huggingface import save_converted
+from perceiver.model.huggingface.model import save_converted
 from perceiver.model.text import mlm
 from perceiver.model.text.mlm import huggingface
 from tests.model.helpers import (
@@ -435,7 +435,7 @@ def test_conversion_of_a_model_that_lacks_its_head(tmp_path: Path) -> None:
 def test_conversions_upload_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, function: str) -> None:
     api = create_autospec(HfApi)
     api.return_value.create_repo.side_effect = lambda repo_id, **kwargs: SimpleNamespace(repo_id=f"me/{repo_id}")
-    monkeypatch.setattr("perceiver.model.core.huggingface.HfApi", api)
+    monkeypatch.setattr("perceiver.model.huggingface.model.HfApi", api)
     kwargs: dict[str, Any] = {"push_to_hub": True, "commit_message": "why"}
     if function == "convert_checkpoint":
         mlm.convert_checkpoint(tmp_path / "out", TIED / "lit.ckpt", str(HUB), **kwargs)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.model.core.lightning import LitModel
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.sampling import sample
+from perceiver.model.lightning.model import LitModel
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

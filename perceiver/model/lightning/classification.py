@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from perceiver.model.core.classification import ProblemType, checked_names, classification_accuracy, classification_loss
-from perceiver.model.core.lightning import LitModel
+from perceiver.model.lightning.model import LitModel
 
 
 class LitClassifier(LitModel):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perceiver.model.core.convert import converted, cross_attention_layer, encoder_layers, idefics_resampler
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention
 from perceiver.model.core.resampler import PerceiverResampler
+from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers, idefics_resampler
 
 
 @pytest.mark.parametrize("residual", [True, False])

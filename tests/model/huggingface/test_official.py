@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, PerceiverConfig, PerceiverForMaskedLM, PerceiverForSequenceClassification
 
 from perceiver.model.core.config import EncoderConfig
-from perceiver.model.core.huggingface_convert import (
+from perceiver.model.huggingface.official import (
     classification_decoder_config,
     encoder_fields,
     official_config,

@@ -24,10 +24,10 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from perceiver.model.core.cache import KeyValueCache
-from perceiver.model.core.huggingface import PerceiverBackendModel, pad_mask_of
-from perceiver.model.core.huggingface_contrastive import contrastive_search
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
+from perceiver.model.huggingface.contrastive import contrastive_search
+from perceiver.model.huggingface.model import PerceiverBackendModel, pad_mask_of
 
 CacheLayerMixin.register(KeyValueCache)
 
@@ -72,7 +72,7 @@ class PerceiverARCache(Cache):
         return self.layers[layer_idx].num_seen + (self.num_skipped if layer_idx == 0 else 0)
 
     def reset(self) -> None:
-        super().reset()  # type: ignore[no-untyped-call]
+        super().reset()
         self.num_skipped = 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

@@ -14,9 +14,9 @@ import torch
 from huggingface_hub import CommitOperationAdd, ModelCard
 from transformers import PerceiverTokenizer
 
-from perceiver.model.core import huggingface
 from perceiver.model.core.checkpoint import read_checkpoint
-from perceiver.model.core.huggingface import pad_mask_of, save_converted
+from perceiver.model.huggingface import model as huggingface
+from perceiver.model.huggingface.model import pad_mask_of, save_converted
 from perceiver.model.text import clm
 from perceiver.model.text.mlm import PerceiverMaskedLanguageModel, PerceiverMaskedLanguageModelConfig
 from tests.model.helpers import (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perceiver.model.core.huggingface import PerceiverBackendModel
+    from perceiver.model.huggingface.model import PerceiverBackendModel
 
 _CARD = """---
 library_name: transformers

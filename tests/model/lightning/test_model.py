@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from perceiver.model.core.config import Config
-from perceiver.model.core.lightning import LitModel
+from perceiver.model.lightning.model import LitModel
 from tests.model.helpers import assert_same_parameters
 
 

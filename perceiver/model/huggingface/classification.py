@@ -9,8 +9,8 @@ from torch import Tensor
 
 from perceiver.model.core.checkpoint import Checkpoint
 from perceiver.model.core.classification import classification_loss, problem_type_of
-from perceiver.model.core.huggingface import PerceiverBackendModel
-from perceiver.model.core.huggingface_config import PerceiverBackendConfig
+from perceiver.model.huggingface.config import PerceiverBackendConfig
+from perceiver.model.huggingface.model import PerceiverBackendModel
 
 
 class PerceiverClassifier(PerceiverBackendModel):

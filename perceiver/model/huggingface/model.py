@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
-from perceiver.model.core.huggingface_card import model_card
-from perceiver.model.core.huggingface_config import PerceiverBackendConfig
+from perceiver.model.huggingface.card import model_card
+from perceiver.model.huggingface.config import PerceiverBackendConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
