@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PerceiverConfig, PerceiverForMaskedLM
 
 from perceiver.model.text import mlm
-from perceiver.model.text.mlm.huggingface import backend_config_of, transformers_state_dict
+from perceiver.model.text.mlm.huggingface import OFFICIAL
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORWARDS = [(dtype, length) for dtype in DTYPES for length in (64, 2048)]
@@ -35,8 +35,8 @@ def build(name: str) -> torch.nn.Module:
     theirs = PerceiverForMaskedLM(config).eval()
     if name == "theirs":
         return theirs
-    ours = mlm.MaskedLanguageModel(backend_config_of(config)).eval()
-    ours.load_state_dict(transformers_state_dict(theirs))
+    ours = mlm.MaskedLanguageModel(OFFICIAL.config(config)).eval()
+    ours.load_state_dict(OFFICIAL.state_dict(theirs, ours))
     return ours
 
 

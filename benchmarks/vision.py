@@ -63,11 +63,12 @@ def build(name: str, whose: str) -> nn.Module:
         return theirs
     ours: nn.Module
     if name == "optical flow":
-        ours = OpticalFlow(optical_flow.backend_config_of(config))
-        load_parameters(ours, optical_flow.transformers_state_dict(theirs), name)
+        ours = OpticalFlow(optical_flow.OFFICIAL.config(config))
+        load_parameters(ours, optical_flow.OFFICIAL.state_dict(theirs, ours), name)
     else:
-        ours = ImageClassifier(image_classifier.backend_config_of(config, model_class))
-        load_parameters(ours, image_classifier.transformers_state_dict(theirs), name)
+        (official,) = (weights for weights in image_classifier.OFFICIAL if weights.model_class is model_class)
+        ours = ImageClassifier(official.config(config))
+        load_parameters(ours, official.state_dict(theirs, ours), name)
     return ours.eval()
 
 

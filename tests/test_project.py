@@ -55,7 +55,7 @@ def room(module: str) -> str:
     parts = module.split(".")[1:]
     if parts[:1] != ["model"]:
         return parts[0] if parts and not parts[0].startswith("__") else ""
-    if parts[1:2] in (["core"], ["huggingface"], ["lightning"]):
+    if parts[1:2] in (["core"], ["huggingface"], ["lightning"], ["registration"]):
         return f"model.{parts[1]}"
     for wrapper in ("huggingface", "lightning"):
         if any(part.split("_")[0] == wrapper for part in parts[2:]):
@@ -70,8 +70,9 @@ BELOW: dict[str, set[str]] = {
     "processing": {"lazy"},
     "model.core": {"lazy"},
     "backend": {"model.core", "processing", "lazy"},
-    "model.huggingface": {"model.core", "tasks"},
-    "model.lightning": {"model.core", "tasks"},
+    "model.huggingface": {"model.core", "processing", "tasks"},
+    "model.lightning": {"model.core"},
+    "model.registration": {"model.huggingface", "tasks"},
     "huggingface": {"model.huggingface", "model.core", "backend", "processing", "tasks"},
     "lightning": {"model.lightning", "model.core", "backend", "processing", "tasks"},
     "data": {"processing", "lazy"},

@@ -1,15 +1,17 @@
-"""What the training scripts share: Lightning's command line with our optimizers, schedules and trainer defaults.
+"""The training scripts: Lightning's command line with our optimizers, schedules and trainer defaults.
 
     --data=WikiTextDataModule            any data module of the task, by class name or by import path
     --optimizer=AdamW --optimizer.lr=1e-3     an optimizer of torch.optim or pytorch_optimizer (Lamb, ...)
     --lr_scheduler.warmup_steps=100      of the default ConstantWithWarmupLR, or of --lr_scheduler=CosineWithWarmupLR
     --config=run.yaml                    what --print_config prints and what every run saves beside its logs
 
-Values come, the later the stronger, from signatures, the script's own defaults, trainer.yaml, config files and flags.
+Values come, the later the stronger, from signatures, the task's named variant, trainer.yaml, config files and flags.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from torch.optim import Optimizer
 
 from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
+from perceiver.tasks import TASKS
 
 # A class name is looked up below each of these in turn, and `--optimizer.lr` without a name means the first. Three of
 # torch's classes stand for themselves: pytorch_optimizer has others of the same name, ambiguous below Optimizer alone.
@@ -34,6 +37,34 @@ OPTIMIZERS: tuple[type[Optimizer], ...] = (
 # Not a default of the parser: the flags of another optimizer would start from AdamW's values (eps, weight_decay)
 # instead of their own.
 DEFAULT_OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
+
+
+def train(name: str, args: ArgsType = None) -> None:
+    """Runs the training script of a task with the command line `args`, `sys.argv[1:]` if None."""
+    task = TASKS[name]
+    package = import_module(task.package)
+    for name in task.data:  # known by their names as soon as they are imported
+        getattr(import_module(task.data_package), name)
+    links = {f"data.{source}": [f"model.{target}" for target in targets] for source, targets in task.links.items()}
+    linked = {target for targets in links.values() for target in targets}
+    variant = asdict(getattr(package, task.variant)())
+    defaults = {flag: value for flag, value in flags(variant, "model") if flag not in linked}
+    defaults["trainer.logger"] = {
+        "class_path": "TensorBoardLogger",
+        "init_args": {"save_dir": "logs", "name": task.logs},
+    }
+    if task.data_default:
+        defaults["data"] = task.data_default
+    CLI(getattr(package, f"Lit{task.model}"), defaults=defaults, links=links, args=args)
+
+
+def flags(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The values of a configuration as flags, `model.encoder.dropout` for example."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flags(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value
 
 
 class CLI(LightningCLI):

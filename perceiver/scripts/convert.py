@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perceiver.scripts.tasks import PROCESSORS, TASKS
+from perceiver.tasks import PROCESSOR_ARGUMENTS, TASKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def convert_all(output_dir: Path, checkpoints: list[tuple[str, str, str, dict[st
 
 def convert(kind: str, task: str, source: str, save_dir: str | Path, keywords: Mapping[str, Any]) -> int:
     """Converts a model or a checkpoint, and says what came of it. Returns the exit code."""
-    package = importlib.import_module(f"perceiver.model.{TASKS[task].module}")
+    package = importlib.import_module(TASKS[task].package)
     try:
         if kind == "model":
             package.convert_model(save_dir=save_dir, source_repo_id=source, **keywords)
@@ -111,10 +111,10 @@ def read_list(arguments: argparse.Namespace) -> list[tuple[str, str, str, dict[s
 
 def processor_of(task: str, given: Mapping[str, Any], usage_error: Any) -> dict[str, str]:
     """The argument of `convert_checkpoint` that names tokenizer or image processor. Others: wrong usage."""
-    found = {name: given[name] for name in PROCESSORS if given.get(name) is not None}
+    found = {name: given[name] for name in PROCESSOR_ARGUMENTS if given.get(name) is not None}
     needed = TASKS[task].processor
     if list(found) != ([] if needed is None else [needed]):
-        flags = [f"--{name.replace('_', '-')}" for name in PROCESSORS]
-        needs = f"no {' and no '.join(flags)}" if needed is None else flags[list(PROCESSORS).index(needed)]
+        flags = [f"--{name.replace('_', '-')}" for name in PROCESSOR_ARGUMENTS]
+        needs = f"no {' and no '.join(flags)}" if needed is None else flags[list(PROCESSOR_ARGUMENTS).index(needed)]
         usage_error(f"--task {task} needs {needs}")
-    return {PROCESSORS[name]: value for name, value in found.items()}
+    return {PROCESSOR_ARGUMENTS[name]: value for name, value in found.items()}

@@ -11,35 +11,33 @@ restored from its `state_dict` continues exactly where it was. Deviation from th
 import math
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 
-class ConstantWithWarmupLR(LRScheduler):
+class ConstantWithWarmupLR(LambdaLR):
     """Linear from 0 over `warmup_steps` optimizer steps, then constant.
 
     Args:
         optimizer: The optimizer whose learning rates are scheduled.
         warmup_steps: Number of steps to the full learning rate, which step number `warmup_steps` has.
         last_epoch: Number of the last step; -1 starts anew.
-
-    Raises:
-        ValueError: `warmup_steps` is negative.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int = 0, last_epoch: int = -1) -> None:
         _check_not_negative(warmup_steps=warmup_steps)
         self.warmup_steps = warmup_steps
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, lambda step: self.fraction(step), last_epoch)
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Learning rates of the current step, one per parameter group."""
-        fraction = _warmup_fraction(self.last_epoch, self.warmup_steps)
-        return [base_lr * fraction for base_lr in self.base_lrs]
+    def fraction(self, step: int) -> float:
+        """Share of the full learning rate that a step has."""
+        return min(step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({"lr_lambdas": [], **state_dict})  # which states of our first versions lack
 
 
-class CosineWithWarmupLR(LRScheduler):
+class CosineWithWarmupLR(ConstantWithWarmupLR):
     """Linear from 0 over `warmup_steps` optimizer steps, then a cosine that reaches its end at `training_steps`.
 
     Args:
@@ -50,11 +48,6 @@ class CosineWithWarmupLR(LRScheduler):
         num_cycles: Number of cosine waves. 0.5 ends at `min_fraction`, 1.0 is back at the full learning rate.
         min_fraction: Fraction of the learning rate at the bottom of the wave.
         last_epoch: Number of the last step; -1 starts anew.
-
-    Raises:
-        ValueError: a number of steps is negative, `training_steps` is given and not larger than `warmup_steps`,
-            `num_cycles` is not positive or `min_fraction` is not in [0, 1]; also when the warm-up is over and
-            `training_steps` is still unknown.
     """
 
     def __init__(
@@ -66,7 +59,7 @@ class CosineWithWarmupLR(LRScheduler):
         min_fraction: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        _check_not_negative(training_steps=training_steps, warmup_steps=warmup_steps)
+        _check_not_negative(training_steps=training_steps)
         if 0 < training_steps <= warmup_steps:
             raise ValueError(f"training_steps={training_steps} must be larger than warmup_steps={warmup_steps}")
         if num_cycles <= 0:
@@ -74,37 +67,27 @@ class CosineWithWarmupLR(LRScheduler):
         if not 0 <= min_fraction <= 1:
             raise ValueError(f"min_fraction={min_fraction} must be in [0, 1]")
         self.training_steps = training_steps
-        self.warmup_steps = warmup_steps
         self.num_cycles = num_cycles
         self.min_fraction = min_fraction
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_steps, last_epoch)
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Learning rates of the current step, one per parameter group."""
-        fraction = _warmup_fraction(self.last_epoch, self.warmup_steps) * self._cosine_fraction()
-        return [base_lr * fraction for base_lr in self.base_lrs]
+    def fraction(self, step: int) -> float:
+        if step <= self.warmup_steps:
+            return super().fraction(step)
+        if self.training_steps <= self.warmup_steps:
+            raise ValueError(
+                f"step {step} is after the warm-up, but training_steps={self.training_steps} is not larger than "
+                f"warmup_steps={self.warmup_steps}: set training_steps to the length of the training"
+            )
+        progress = (step - self.warmup_steps) / (self.training_steps - self.warmup_steps)
+        wave = math.cos(2 * math.pi * self.num_cycles * min(progress, 1.0))
+        return self.min_fraction + (1 - self.min_fraction) * 0.5 * (1 + wave)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state, except a `training_steps` that is already set: a run may be resumed with more steps."""
         training_steps = self.training_steps
         super().load_state_dict(state_dict)
         self.training_steps = training_steps or self.training_steps
-
-    def _cosine_fraction(self) -> float:
-        if self.last_epoch <= self.warmup_steps:
-            return 1.0
-        if self.training_steps <= self.warmup_steps:
-            raise ValueError(
-                f"step {self.last_epoch} is after the warm-up, but training_steps={self.training_steps} is not larger "
-                f"than warmup_steps={self.warmup_steps}: set training_steps to the length of the training"
-            )
-        progress = (self.last_epoch - self.warmup_steps) / (self.training_steps - self.warmup_steps)
-        wave = math.cos(2 * math.pi * self.num_cycles * min(progress, 1.0))
-        return self.min_fraction + (1 - self.min_fraction) * 0.5 * (1 + wave)
-
-
-def _warmup_fraction(step: int, warmup_steps: int) -> float:
-    return step / warmup_steps if step < warmup_steps else 1.0
 
 
 def _check_not_negative(**steps: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from perceiver import __version__
 from perceiver.scripts import convert
-from perceiver.scripts.tasks import TASKS
+from perceiver.tasks import TASKS
 
 PREPROC = "perceiver.scripts.text.preproc"
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if argv and argv[0] in TASKS:
             # sys.argv stays as it is: Lightning starts the other processes of a distributed run with it
-            importlib.import_module(f"perceiver.scripts.{TASKS[argv[0]].module}").main(argv[1:])
+            importlib.import_module(TASKS[argv[0]].package.replace(".model.", ".scripts.")).main(argv[1:])
             return 0
         return convert.run(parser().parse_args(argv))
     except ModuleNotFoundError as error:

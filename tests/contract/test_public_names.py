@@ -37,6 +37,7 @@ IMAGE_CLASSIFIER = [
     "perceiver_io_conv",
     "perceiver_io_fourier",
     "perceiver_io_learned",
+    "perceiver_io_mnist",
 ]
 OPTICAL_FLOW = [
     "LitOpticalFlow",

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PerceiverConfig, PerceiverForMaskedLM, PerceiverTokenizer
 
 from perceiver.model.text import mlm
-from perceiver.model.text.mlm.huggingface import backend_config_of
+from perceiver.model.text.mlm.huggingface import official_backend_config
 
 TINY: dict[str, Any] = {
     "num_latents": 5,
@@ -122,7 +122,7 @@ def test_official_geometry(tmp_path: Path) -> None:
     theirs = PerceiverForMaskedLM(config).eval()
     theirs.save_pretrained(tmp_path / "source")
     PerceiverTokenizer().save_pretrained(tmp_path / "source")
-    assert backend_config_of(config) == mlm.perceiver_io_language_base()
+    assert official_backend_config(config) == mlm.perceiver_io_language_base()
     mlm.convert_model(save_dir=tmp_path / "out", source_repo_id=str(tmp_path / "source"))
     ours = mlm.PerceiverMaskedLanguageModel.from_pretrained(tmp_path / "out")
     assert sum(p.numel() for p in ours.parameters()) == 201_108_230

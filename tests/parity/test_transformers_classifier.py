@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from perceiver.model.text import classifier
-from perceiver.model.text.classifier.huggingface import backend_config_of
+from perceiver.model.text.classifier.huggingface import official_backend_config
 
 TINY: dict[str, Any] = {
     "num_latents": 5,
@@ -118,13 +118,13 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a 'perceiver-io-text-classifier' model, expected 'perceiver'"):
         classifier.convert_model(save_dir=tmp_path / "out", source_repo_id=str(hub))
     masked_language_model = hub.parent.parent / "hf_mlm" / "hf_src"
-    with pytest.raises(ValueError, match=r"is no text classifier, it lacks .*decoder"):
+    with pytest.raises(ValueError, match=r"is no PerceiverForSequenceClassification, it lacks .*decoder"):
         classifier.convert_model(save_dir=tmp_path / "out", source_repo_id=str(masked_language_model))
     assert not (tmp_path / "out").exists()
 
 
 def test_backend_config_of_the_official_geometry() -> None:
-    config = backend_config_of(PerceiverConfig(qk_channels=256, v_channels=1280))
+    config = official_backend_config(PerceiverConfig(qk_channels=256, v_channels=1280))
     with torch.device("meta"):
         model = classifier.TextClassifier(config)
     assert sum(p.numel() for p in model.parameters()) == 206_098_690

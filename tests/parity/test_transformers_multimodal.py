@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, PerceiverConfig, PerceiverForMultimodalAutoencoding
 
 from perceiver.model.multimodal import autoencoder
-from perceiver.model.multimodal.autoencoder.huggingface import backend_config_of
+from perceiver.model.multimodal.autoencoder.huggingface import official_backend_config
 
 TINY: dict[str, Any] = {
     "num_latents": 7,
@@ -108,13 +108,13 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output_shape=\(1, 3, 8, 4\) can't be converted: .* videos of \(3, 8, 8\)"):
         autoencoder.convert_model(save_dir=tmp_path / "out", source_repo_id=str(tmp_path / "other"))
     masked_language_model = Path(__file__).parent.parent / "golden" / "hf_mlm" / "hf_src"
-    with pytest.raises(ValueError, match="is no multimodal autoencoder, it lacks"):
+    with pytest.raises(ValueError, match="is no PerceiverForMultimodalAutoencoding, it lacks"):
         autoencoder.convert_model(save_dir=tmp_path / "out", source_repo_id=str(masked_language_model))
     assert not (tmp_path / "out").exists()
 
 
 def test_backend_config_of_the_official_geometry() -> None:
-    config = backend_config_of(PerceiverConfig(**OFFICIAL, attention_probs_dropout_prob=0.0))
+    config = official_backend_config(PerceiverConfig(**OFFICIAL, attention_probs_dropout_prob=0.0))
     expected = autoencoder.perceiver_io_multimodal()
     with torch.device("meta"):
         ours, named = autoencoder.MultimodalAutoencoder(config), autoencoder.MultimodalAutoencoder(expected)

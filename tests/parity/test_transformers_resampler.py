@@ -9,7 +9,7 @@ from transformers import IdeficsConfig
 from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 
 from perceiver.model.core.resampler import PerceiverResampler
-from perceiver.model.huggingface.names import converted, idefics_resampler
+from perceiver.model.huggingface.names import idefics_resampler, renamed
 
 C, N = 12, 7
 
@@ -35,7 +35,7 @@ def test_outputs_and_gradients_are_those_of_idefics(depth: int, heads: int, head
         num_qk_channels=heads * head_size,
         activation=nn.ReLU,
     )
-    ours.load_state_dict(converted(theirs.state_dict(), idefics_resampler(depth)))
+    ours.load_state_dict(renamed(theirs.state_dict(), idefics_resampler(depth)))
     for num_inputs in (1, 19):
         x = torch.randn(2, num_inputs, C, requires_grad=True)
         results = [model(x) for model in (ours, theirs)]
@@ -49,4 +49,4 @@ def test_outputs_and_gradients_are_those_of_idefics(depth: int, heads: int, head
 def test_norms_of_queries_and_keys_are_an_error() -> None:
     theirs = idefics(1, 3, 4, norms=True)
     with pytest.raises(ValueError, match=r"can't be converted: blocks\.0\.0\.k_layer_norm\.bias, "):
-        converted(theirs.state_dict(), idefics_resampler(1))
+        renamed(theirs.state_dict(), idefics_resampler(1))

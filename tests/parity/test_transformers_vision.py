@@ -219,13 +219,16 @@ def test_image_classifiers_that_cannot_be_converted(tmp_path: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     for architectures, message in (
         (None, "has the architecture 'unknown', expected one of"),
-        (["PerceiverForImageClassificationLearned"], "is no image classifier, it lacks perceiver.input_preprocessor"),
+        (
+            ["PerceiverForImageClassificationLearned"],
+            "is no PerceiverForImageClassificationLearned, it lacks",
+        ),
     ):
         (source / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
         with pytest.raises(ValueError, match=message):
             convert(source)
     (source / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a"}, "label2id": {"a": 0}}))
-    with pytest.raises(ValueError, match=r"is no image classifier, it lacks .*final_layer"):
+    with pytest.raises(ValueError, match=r"is no PerceiverForImageClassificationFourier, it lacks .*final_layer"):
         convert(source)
     (source / "config.json").write_text(json.dumps(config | {"use_query_residual": False}))
     with pytest.raises(ValueError, match="use_query_residual=False can't be converted"):
@@ -273,7 +276,7 @@ def test_optical_flow_pipeline_of_a_converted_model(tmp_path: Path) -> None:
 
 def test_optical_flow_that_cannot_be_converted(tmp_path: Path) -> None:
     source_model(tmp_path / "image", IMAGE_CLASSES["fourier"])
-    with pytest.raises(ValueError, match=r"image is no optical flow model, it lacks perceiver"):
+    with pytest.raises(ValueError, match=r"image is no PerceiverForOpticalFlow, it lacks perceiver"):
         optical_flow.convert_model(save_dir=tmp_path / "out", source_repo_id=str(tmp_path / "image"))
     source_model(tmp_path / "relu", PerceiverForOpticalFlow, hidden_act="relu")
     with pytest.raises(ValueError, match="hidden_act='relu' can't be converted"):
@@ -316,9 +319,10 @@ OFFICIAL: dict[str, Any] = {
 def test_official_configurations(kind: str) -> None:
     """The functions that the paper's variants have here are what is converted, but for channels that are defaults."""
     if kind == "flow":
-        config, model_class = flow_huggingface.backend_config_of(FLOW), optical_flow.OpticalFlow
+        config, model_class = flow_huggingface.official_backend_config(FLOW), optical_flow.OpticalFlow
     else:
-        config = image_huggingface.backend_config_of(IMAGENET, IMAGE_CLASSES[kind])
+        official = {weights.model_class: weights for weights in image_huggingface.OFFICIAL}
+        config = official[IMAGE_CLASSES[kind]].config(IMAGENET)
         model_class = image_classifier.ImageClassifier
     with torch.device("meta"):
         shapes = [

@@ -18,6 +18,7 @@ from perceiver.model.audio.symbolic import (
 )
 from perceiver.scripts import main as perceiver_command
 from perceiver.scripts.audio import symbolic
+from perceiver.tasks import TASKS
 
 TINY = """--model.max_latents=16 --model.num_channels=24 --model.num_heads=2 --model.num_self_attention_layers=2
     --model.validation_sample_record=-1 --trainer.accelerator=cpu --trainer.enable_progress_bar=false
@@ -59,7 +60,7 @@ def test_flags_of_the_larger_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert config["optimizer"]["init_args"]["lr"] == 2e-4
 
 
-@pytest.mark.parametrize("name", [data_module.__name__ for data_module in symbolic.DATA_MODULES])
+@pytest.mark.parametrize("name", TASKS["symbolic-audio"].data)
 def test_data_modules_are_found_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = ["--data.source=music"] if name in ("GiantMidiPianoDataModule", "LocalMidiDataModule") else []
     config = printed_config(

@@ -59,10 +59,10 @@ def test_failed_conversion(
 
 
 OFFICIAL = {
-    "vision.image_classifier": ["learned", "fourier", "conv"],
     "text.mlm": ["language-perceiver"],
-    "multimodal.autoencoder": ["multimodal-perceiver"],
+    "vision.image_classifier": ["learned", "fourier", "conv"],
     "vision.optical_flow": ["optical-flow-perceiver"],
+    "multimodal.autoencoder": ["multimodal-perceiver"],
 }
 
 

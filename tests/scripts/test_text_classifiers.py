@@ -14,11 +14,12 @@ from transformers import PerceiverConfig, PerceiverTokenizer, pipeline
 
 from perceiver.model.core.config import ClassificationDecoderConfig
 from perceiver.model.text.classifier import TextClassifierConfig
-from perceiver.model.text.classifier.huggingface import backend_config_of
+from perceiver.model.text.classifier.huggingface import official_backend_config
 from perceiver.model.text.common.backend import TextEncoderConfig
 from perceiver.model.text.mlm import perceiver_io_language_base
-from perceiver.scripts import main
+from perceiver.scripts import cli, main
 from perceiver.scripts.text import classifier, token_classifier
+from perceiver.tasks import TASKS
 from tests.model.text.classifier.helpers import Data
 from tests.model.text.token_classifier.helpers import NAMES, sentence_batch
 
@@ -75,7 +76,7 @@ def printed_config(script: ModuleType, capsys: pytest.CaptureFixture[str], *args
 
 def test_defaults_are_the_official_classifier(capsys: pytest.CaptureFixture[str]) -> None:
     model = printed_config(classifier, capsys, "fit")["model"]
-    official = backend_config_of(PerceiverConfig(qk_channels=256, v_channels=1280))
+    official = official_backend_config(PerceiverConfig(qk_channels=256, v_channels=1280))
     assert official == TextClassifierConfig(
         TextEncoderConfig(**model["encoder"], vocab_size=262, max_seq_len=2048),
         ClassificationDecoderConfig(**model["decoder"], num_classes=2),
@@ -110,8 +111,8 @@ def test_what_the_data_decides_is_no_flag(script: ModuleType, flag: str, capsys:
 def test_fit_validate_test_convert(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs: list[Any] = []
-    cli = script.CLI
-    monkeypatch.setattr(script, "CLI", lambda *args, **kwargs: runs.append(cli(*args, **kwargs)))
+    parse = cli.CLI
+    monkeypatch.setattr(cli, "CLI", lambda *args, **kwargs: runs.append(parse(*args, **kwargs)))
     trainer = ["accelerator=cpu", "enable_progress_bar=false", "enable_model_summary=false"]
     common = [f"--data=tests.scripts.test_text_classifiers.{DATA[script].__name__}"]
     common += [f"--trainer.{flag}" for flag in trainer]
@@ -152,8 +153,8 @@ FILES = {
 def test_data_modules_of_the_library(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs: list[Any] = []
-    cli = script.CLI
-    monkeypatch.setattr(script, "CLI", lambda *args, **kwargs: runs.append(cli(*args, **kwargs)))
+    parse = cli.CLI
+    monkeypatch.setattr(cli, "CLI", lambda *args, **kwargs: runs.append(parse(*args, **kwargs)))
     file, content, names = FILES[script]
     Path(file).write_text(content)
     PerceiverTokenizer().save_pretrained("tokenizer")
@@ -177,8 +178,8 @@ def test_data_modules_of_the_library(script: ModuleType, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("script", BOTH)
 def test_data_modules_by_name(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    for module in script.DATA_MODULES:
-        data = printed_config(script, capsys, "fit", f"--data={module.__name__}")["data"]
-        assert data["class_path"].endswith(module.__name__)
+    for name in TASKS["text-classifier" if script is classifier else "token-classifier"].data:
+        data = printed_config(script, capsys, "fit", f"--data={name}")["data"]
+        assert data["class_path"].endswith(name)
         if script is classifier:
             assert data["init_args"]["task"] == "clf"

@@ -22,8 +22,9 @@ from perceiver.model.vision.optical_flow import (
     OpticalFlowEncoderConfig,
     perceiver_io_optical_flow,
 )
-from perceiver.scripts import main
+from perceiver.scripts import cli, main
 from perceiver.scripts.vision import image_classifier, optical_flow
+from perceiver.tasks import TASKS
 
 BOTH = [image_classifier, optical_flow]
 both = pytest.mark.parametrize("script", BOTH, ids=lambda script: script.__name__.split(".")[-1])
@@ -84,12 +85,12 @@ def test_the_command_of_the_docstring(script: ModuleType, capsys: pytest.Capture
 @pytest.mark.slow
 @both
 def test_data_modules_by_name(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    for module in script.DATA_MODULES:
-        folder = {"ImageFolderDataModule": ["--data.data_dir=x"]}.get(module.__name__, [])
-        if script is optical_flow and "Synthetic" not in module.__name__:
+    for name in TASKS[script.__name__.split(".")[-1].replace("_", "-")].data:
+        folder = {"ImageFolderDataModule": ["--data.data_dir=x"]}.get(name, [])
+        if script is optical_flow and "Synthetic" not in name:
             folder = ["--data.dataset_dir=x"]
-        data = printed_config(script, capsys, "fit", f"--data={module.__name__}", *folder)["data"]
-        assert data["class_path"].endswith(f".{module.__name__}")
+        data = printed_config(script, capsys, "fit", f"--data={name}", *folder)["data"]
+        assert data["class_path"].endswith(f".{name}")
 
 
 UNKNOWN = ["model.encoder.num_heads=3", "model.problem=x", "trainer.steps=1", "modell.num_latents=3"]
@@ -140,9 +141,8 @@ class Runs:
     """Runs commands of a script, and remembers what it made."""
 
     def __init__(self, script: ModuleType, monkeypatch: pytest.MonkeyPatch):
-        self.script, cli = script, script.CLI
-        monkeypatch.setattr(script, "CLI", self)
-        self.cli, self.last = cli, None
+        self.script, self.cli, self.last = script, cli.CLI, None
+        monkeypatch.setattr(cli, "CLI", self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.last = self.cli(*args, **kwargs)

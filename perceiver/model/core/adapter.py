@@ -40,8 +40,7 @@ class TokenInputAdapter(InputAdapter):
         super().__init__(num_input_channels)
         self.max_seq_len = max_seq_len
         self.txt_embedding = nn.Embedding(vocab_size, num_input_channels)
-        if abs_pos_emb:
-            self.pos_embedding = nn.Embedding(max_seq_len, num_input_channels)
+        self.pos_embedding = nn.Embedding(max_seq_len, num_input_channels) if abs_pos_emb else None
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """Embeds tokens.
@@ -63,7 +62,7 @@ class TokenInputAdapter(InputAdapter):
             raise ValueError(f"sequence length {x.shape[1]} exceeds max_seq_len={self.max_seq_len} of the model")
         check_range("token ids", x, self.txt_embedding.num_embeddings)
         embedded = self.txt_embedding(x)
-        if not hasattr(self, "pos_embedding"):
+        if self.pos_embedding is None:
             return embedded
         if positions is None:
             return embedded + self.pos_embedding.weight[: x.shape[1]]
@@ -131,6 +130,8 @@ class TrainableQueryProvider(QueryProvider):
 
     def __init__(self, num_queries: int, num_query_channels: int):
         super().__init__(num_query_channels)
+        if num_queries < 1 or num_query_channels < 1:
+            raise ValueError(f"{num_queries} queries of {num_query_channels} channels: both must be at least 1")
         self._query = nn.Parameter(torch.empty(num_queries, num_query_channels))
 
     def forward(self, positions: Tensor | None = None) -> Tensor:

@@ -13,6 +13,8 @@ configuration fields:
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -121,11 +123,21 @@ def _chunked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     return torch.cat(parts, dim=2)
 
 
+class AttentionOptions(TypedDict, total=False):
+    """The arguments of `MultiHeadAttention` that have defaults, for the layers around it."""
+
+    num_qk_channels: int | None
+    num_v_channels: int | None
+    qkv_bias: bool
+    out_bias: bool
+    dropout: float
+
+
 class MultiHeadAttention(nn.Module):
     """Projections, attention in heads, output projection.
 
     Args:
-        num_heads: Number of heads H.
+        num_heads: Number of heads H. It divides query/key and value channels.
         num_q_input_channels: Channels of the query input.
         num_kv_input_channels: Channels of the key/value input.
         num_qk_channels: Query and key channels H * K (default: `num_q_input_channels`).
@@ -135,9 +147,6 @@ class MultiHeadAttention(nn.Module):
         out_bias: Whether the output projection has a bias.
         causal: Whether attention is causal and right-aligned (see `attention`).
         dropout: Dropout of attention probabilities in training.
-
-    Raises:
-        ValueError: if `num_heads` does not divide query/key or value channels.
     """
 
     def __init__(

@@ -106,13 +106,15 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
         for name, value in checkpoint.state_dict.items()
         if name.startswith(part) and not name.endswith(COMPUTED_BUFFERS)
     }
-    hyper_parameters = {name: _without_params(value) for name, value in checkpoint.hyper_parameters.items()}
-    return Checkpoint(hyper_parameters, state_dict)
+    return Checkpoint(without_params(checkpoint.hyper_parameters), state_dict)
 
 
-def _without_params(value: Any) -> Any:
-    """A configuration without the name of the file that its part was initialised from: its parameters are here."""
-    return value | {"params": None} if isinstance(value, dict) and "params" in value else value
+def without_params(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the names of files that its parts were initialised from: its parameters are with it."""
+    return {
+        name: value | {"params": None} if isinstance(value, dict) and "params" in value else value
+        for name, value in values.items()
+    }
 
 
 def load_parameters(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:

@@ -11,38 +11,27 @@ With O > 1 output queries, labels are (B, O) and (B, O, classes).
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from perceiver.model.core.adapter import ClassificationOutputAdapter, TrainableQueryProvider
-from perceiver.model.core.config import ClassificationDecoderConfig, PerceiverIOConfig
+from perceiver.model.core.config import ClassificationDecoderConfig
 from perceiver.model.core.loss import token_cross_entropy
-from perceiver.model.core.perceiver_io import PerceiverDecoder
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
-def classification_decoder(config: ClassificationDecoderConfig, model_config: PerceiverIOConfig) -> PerceiverDecoder:
-    """Builds the decoder of a classifier whose configuration is `model_config`: O learned queries, logits (B, classes),
-    or (B, O, classes) for more than one query.
-
-    Raises:
-        ValueError: if there are fewer than one class or output query.
-    """
-    for name in ("num_classes", "num_output_queries"):
-        if (size := getattr(config, name)) < 1:
-            raise ValueError(f"decoder.{name}={size} must be at least 1")
+def classification_output(
+    config: ClassificationDecoderConfig,
+) -> tuple[ClassificationOutputAdapter, TrainableQueryProvider]:
+    """Output adapter and output queries of a classifier, for `assemble`."""
     num_query_channels = config.num_output_query_channels
-    return PerceiverDecoder(
+    return (
         ClassificationOutputAdapter(num_classes=config.num_classes, num_output_query_channels=num_query_channels),
-        config,
-        num_latent_channels=model_config.num_latent_channels,
-        output_query_provider=TrainableQueryProvider(config.num_output_queries, num_query_channels),
-        activation_checkpointing=model_config.activation_checkpointing,
-        activation_offloading=model_config.activation_offloading,
+        TrainableQueryProvider(config.num_output_queries, num_query_channels),
     )
 
 
@@ -108,16 +97,3 @@ def _matched(logits: Tensor, labels: Tensor, problem_type: ProblemType | None) -
     if labels.shape != expected:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, expected {tuple(expected)} for {problem_type}")
     return logits, labels, problem_type
-
-
-def checked_names(names: Any, num_classes: int) -> list[str] | None:
-    """The names as a list.
-
-    Raises:
-        ValueError: if there are more or fewer than classes.
-    """
-    if names is None:
-        return None
-    if len(names) != num_classes:
-        raise ValueError(f"{len(names)} names, {', '.join(map(str, names))}, for num_classes={num_classes}")
-    return [str(name) for name in names]

@@ -9,34 +9,47 @@ of D channels, O outputs, made from O queries of F channels, of E channels each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# Metadata of fields that perceiver-io 0.11 does not know: files name them only where they differ from the default.
+SINCE_1_0 = {"since": "1.0"}
+
+
 @dataclass
 class Config:
-    """Base of all configs: accepts what `asdict` and JSON make of a config."""
+    """Base of all configs: accepts what `asdict` and JSON make of a config, and checks it.
+
+    Numbers are integers of at least 1, or of at least `metadata["least"]` of their field, and floats not negative;
+    dropouts are below 1. What relates several fields is checked by the `__post_init__` of their class.
+    """
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            value, hint = getattr(self, field.name), hints[field.name]
+        for item in fields(self):
+            value, hint = getattr(self, item.name), hints[item.name]
             if isinstance(value, Mapping) and is_dataclass(hint):
                 assert isinstance(hint, type) and issubclass(hint, Config)
-                setattr(self, field.name, hint.from_dict(value))
+                value = hint.from_dict(value)
             elif isinstance(value, list) and get_origin(hint) is tuple:
-                setattr(self, field.name, tuple(value))
+                value = tuple(value)
+            setattr(self, item.name, value)
+            if expected := _wrong(item, hint, value):
+                raise ValueError(f"{item.name}={value!r} of {type(self).__name__} must be {expected}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds a config from `values`. Missing fields get their defaults.
 
         Raises:
-            ValueError: if `values` has a key that is no field, or lacks one that has no default.
+            ValueError: if `values` has a key that is no field, lacks one that has no default, or has a wrong value.
         """
         names = [field.name for field in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
@@ -45,6 +58,41 @@ class Config:
             return cls(**values)
         except TypeError as error:  # a required field is missing: the message names it
             raise ValueError(f"{cls.__name__}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for files: those that perceiver-io 0.11 does not know are left out where they are defaults."""
+        values = {item.name: (item, getattr(self, item.name)) for item in fields(self)}
+        return {
+            name: value.to_dict() if isinstance(value, Config) else value
+            for name, (item, value) in values.items()
+            if item.metadata.get("since") is None or value != item.default
+        }
+
+
+def _wrong(item: Field[Any], hint: Any, value: Any) -> str | None:
+    """What `value` should be for a field of type `hint`; None if it is that."""
+    kind = hint
+    if NoneType in get_args(hint):
+        if value is None:
+            return None
+        kind, _ = get_args(hint)
+    if kind is int:
+        least = item.metadata.get("least", 1)
+        return None if type(value) is int and value >= least else f"an integer, at least {least}"
+    if kind is float:
+        limit = 1.0 if "dropout" in item.name else math.inf
+        fits = isinstance(value, float | int) and type(value) is not bool and 0 <= value < limit
+        return None if fits else f"a number in [0, {limit:g})"
+    if kind in (bool, str):
+        return None if type(value) is kind else {bool: "true or false", str: "a string"}[kind]
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else f"one of {', '.join(map(repr, get_args(kind)))}"
+    if get_origin(kind) is tuple:
+        size = None if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
+        fits = isinstance(value, tuple) and len(value) == (size or len(value))
+        fits = fits and all(type(n) is int and n > 0 for n in value)
+        return None if fits else f"{size or 'any number of'} integers, at least 1"
+    return None if isinstance(value, kind) else f"a {kind.__name__}"
 
 
 @dataclass
@@ -86,6 +134,17 @@ class EncoderConfig(Config):
     dropout: float = 0.0
     init_scale: float = 0.02
     freeze: bool = False
+
+    # Published formats differ in the default of `num_cross_attention_qk_channels`: D, or the input channels C.
+    qk_channels_of_input: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_cross_attention_layers > self.num_self_attention_blocks:
+            raise ValueError(
+                f"num_cross_attention_layers={self.num_cross_attention_layers} must be in "
+                f"[1, num_self_attention_blocks={self.num_self_attention_blocks}]"
+            )
 
 
 @dataclass
@@ -133,6 +192,10 @@ class PerceiverIOConfig(Config):
     activation_checkpointing: bool = False
     activation_offloading: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_offloading(self.activation_checkpointing, self.activation_offloading)
+
 
 @dataclass
 class PerceiverARConfig(Config):
@@ -155,7 +218,7 @@ class PerceiverARConfig(Config):
     num_heads: int = 8
     max_heads_parallel: int | None = None
     num_self_attention_layers: int = 8
-    num_self_attention_rotary_layers: int = 1
+    num_self_attention_rotary_layers: int = field(default=1, metadata={"least": -1})
     self_attention_widening_factor: int = 4
     cross_attention_widening_factor: int = 4
     cross_attention_dropout: float = 0.5
@@ -163,6 +226,15 @@ class PerceiverARConfig(Config):
     residual_dropout: float = 0.0
     activation_checkpointing: bool = False
     activation_offloading: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_offloading(self.activation_checkpointing, self.activation_offloading)
+        if self.num_self_attention_rotary_layers > self.num_self_attention_layers:
+            raise ValueError(
+                f"num_self_attention_rotary_layers={self.num_self_attention_rotary_layers} must be at most "
+                f"num_self_attention_layers={self.num_self_attention_layers}, or -1 for all"
+            )
 
 
 @dataclass
@@ -190,6 +262,25 @@ class CausalSequenceModelConfig(PerceiverARConfig):
     abs_pos_emb: bool = True
     init_scale: float = 0.02
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_latents > self.max_seq_len:
+            raise ValueError(f"max_latents={self.max_latents} must be in [1, max_seq_len={self.max_seq_len}]")
+        if self.num_channels % self.num_heads:
+            raise ValueError(f"num_channels={self.num_channels} must be a multiple of num_heads={self.num_heads}")
+        num_head_channels, num_needed = self.num_channels // self.num_heads, 2 * math.ceil(self.num_rotary_channels / 2)
+        if not 0 < num_needed <= num_head_channels:
+            raise ValueError(
+                f"num_channels={self.num_channels} with num_heads={self.num_heads} leave {num_head_channels} channels "
+                f"per head, the rotary position embedding needs {max(num_needed, 2)}"
+            )
+
+    @property
+    def num_rotary_channels(self) -> int:
+        """Channels per head that the rotary position embedding rotates."""
+        num_head_channels = self.num_channels // self.num_heads
+        return num_head_channels // 2 if self.abs_pos_emb else num_head_channels
+
 
 @dataclass
 class ClassificationDecoderConfig(DecoderConfig):
@@ -204,3 +295,9 @@ class ClassificationDecoderConfig(DecoderConfig):
     num_output_queries: int = 1
     num_output_query_channels: int = 256
     num_classes: int = 100
+
+
+def check_offloading(activation_checkpointing: bool, activation_offloading: bool) -> None:
+    """Raises ValueError if there is offloading without checkpointing."""
+    if activation_offloading and not activation_checkpointing:
+        raise ValueError("activation_offloading needs activation_checkpointing")

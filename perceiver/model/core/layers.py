@@ -2,8 +2,14 @@
 
     AttentionLayer( CrossAttention, PrefixCrossAttention or SelfAttention, MLP )
 
+What x attends to:
+
+    CrossAttention         context, an input
+    PrefixCrossAttention   context, the prefix of x, and x itself
+    SelfAttention          x itself; there is no context
+
 Parameter names are those of published checkpoints: a layer's parts are called `0` and `1`, what stands inside a
-residual `module`, and the parts of the MLP `0`, `1` and `3`.
+residual `module`, and the parts of the MLP `0`, `1` and `3`. In code they are `layer.attention` and `layer.mlp`.
 """
 
 from __future__ import annotations
@@ -11,15 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import Unpack
 
-from perceiver.model.core.attention import MultiHeadAttention
+from perceiver.model.core.attention import AttentionOptions, MultiHeadAttention
 from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.config import check_offloading
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.position import RotaryPositionEmbedding
 
@@ -27,62 +35,94 @@ from perceiver.model.core.position import RotaryPositionEmbedding
 class CrossAttention(nn.Module):
     """Attention of normalised queries to a normalised input. Arguments are those of `MultiHeadAttention`."""
 
-    def __init__(self, *, num_q_input_channels: int, num_kv_input_channels: int, **attention: Any):
+    def __init__(
+        self,
+        *,
+        num_heads: int,
+        num_q_input_channels: int,
+        num_kv_input_channels: int,
+        causal: bool = False,
+        **options: Unpack[AttentionOptions],
+    ):
         super().__init__()
         self.q_norm = nn.LayerNorm(num_q_input_channels)
         self.kv_norm = nn.LayerNorm(num_kv_input_channels)
         self.attention = MultiHeadAttention(
-            num_q_input_channels=num_q_input_channels, num_kv_input_channels=num_kv_input_channels, **attention
-        )
-
-    def forward(self, x_q: Tensor, x_kv: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """x_q (B or 1, N, D), x_kv (B, M, C), pad_mask (B, M) -> (B, N, D)"""
-        return self.attention(self.q_norm(x_q), self.kv_norm(x_kv), pad_mask)
-
-
-class PrefixCrossAttention(nn.Module):
-    """Causal attention of the normalised last positions of a sequence to all of it (Perceiver AR, arXiv 2202.07765).
-
-    The prefix is normalised as key/value input, the last positions as queries, also where they are keys and values.
-    Arguments are those of `MultiHeadAttention`; with `causal=False` it is the attention of a `PerceiverResampler`.
-    """
-
-    def __init__(self, *, num_channels: int, **attention: Any):
-        super().__init__()
-        self.q_norm = nn.LayerNorm(num_channels)
-        self.kv_norm = nn.LayerNorm(num_channels)
-        self.attention = MultiHeadAttention(
-            num_q_input_channels=num_channels, num_kv_input_channels=num_channels, **({"causal": True} | attention)
+            num_heads=num_heads,
+            num_q_input_channels=num_q_input_channels,
+            num_kv_input_channels=num_kv_input_channels,
+            causal=causal,
+            **options,
         )
 
     def forward(
         self,
         x: Tensor,
-        x_prefix: Tensor,
+        context: Tensor,
         pad_mask: Tensor | None = None,
+        *,
         rotary: RotaryPositionEmbedding | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """x (B, N, D), x_prefix (B, M, D), the others as in `MultiHeadAttention` -> (B, N, D)"""
+        """x (B or 1, N, D), context (B, M, C), the others as in `MultiHeadAttention` -> (B, N, D)"""
+        return self.attention(self.q_norm(x), self.kv_norm(context), pad_mask, rotary, cache)
+
+
+class PrefixCrossAttention(nn.Module):
+    """Attention of the normalised last positions of a sequence to all of it (Perceiver AR, arXiv 2202.07765).
+
+    The prefix is normalised as key/value input, the last positions as queries, also where they are keys and values.
+    Arguments are those of `MultiHeadAttention`. Causal in Perceiver AR, not in a `PerceiverResampler`.
+    """
+
+    def __init__(self, *, num_channels: int, num_heads: int, causal: bool = True, **options: Unpack[AttentionOptions]):
+        super().__init__()
+        self.q_norm = nn.LayerNorm(num_channels)
+        self.kv_norm = nn.LayerNorm(num_channels)
+        self.attention = MultiHeadAttention(
+            num_heads=num_heads,
+            num_q_input_channels=num_channels,
+            num_kv_input_channels=num_channels,
+            causal=causal,
+            **options,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        pad_mask: Tensor | None = None,
+        *,
+        rotary: RotaryPositionEmbedding | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """x (B, N, D), context (B, M, D), the prefix, the others as in `MultiHeadAttention` -> (B, N, D)"""
         x = self.q_norm(x)
-        x_kv = torch.cat([self.kv_norm(x_prefix), x], dim=1) if x_prefix.shape[1] else x
+        # In training also without a prefix: a norm that is not used has no gradient, which stops distributed training.
+        has_prefix = context.shape[1] > 0 or torch.is_grad_enabled()
+        x_kv = torch.cat([self.kv_norm(context), x], dim=1) if has_prefix else x
         return self.attention(x, x_kv, pad_mask, rotary, cache)
 
 
 class SelfAttention(nn.Module):
     """Attention of a normalised sequence to itself. Arguments are those of `MultiHeadAttention`."""
 
-    def __init__(self, *, num_channels: int, **attention: Any):
+    def __init__(self, *, num_channels: int, num_heads: int, causal: bool = False, **options: Unpack[AttentionOptions]):
         super().__init__()
         self.norm = nn.LayerNorm(num_channels)
         self.attention = MultiHeadAttention(
-            num_q_input_channels=num_channels, num_kv_input_channels=num_channels, **attention
+            num_heads=num_heads,
+            num_q_input_channels=num_channels,
+            num_kv_input_channels=num_channels,
+            causal=causal,
+            **options,
         )
 
     def forward(
         self,
         x: Tensor,
         pad_mask: Tensor | None = None,
+        *,
         rotary: RotaryPositionEmbedding | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
@@ -110,22 +150,11 @@ class MLP(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Adds a module's first input, as it came in, to the module's output.
+    """Where a layer keeps a part whose output is added to its input: `module` in published checkpoints."""
 
-    Args:
-        module: The module.
-        dropout: Dropout of the module's output in training.
-    """
-
-    def __init__(self, module: nn.Module, dropout: float = 0.0):
+    def __init__(self, module: nn.Module):
         super().__init__()
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"residual dropout={dropout} must be in [0, 1)")
         self.module = module
-        self.dropout = dropout
-
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
-        return x + nn.functional.dropout(self.module(x, *args), self.dropout, self.training)
 
 
 class AttentionLayer(nn.Sequential):
@@ -138,9 +167,6 @@ class AttentionLayer(nn.Sequential):
         residual_dropout: Dropout of what is added to the residuals.
         activation_checkpointing: Whether training keeps only the layer's inputs for the backward pass.
         activation_offloading: Whether these inputs wait in CPU memory. Needs `activation_checkpointing`.
-
-    Raises:
-        ValueError: if there is offloading without checkpointing.
     """
 
     def __init__(
@@ -153,26 +179,58 @@ class AttentionLayer(nn.Sequential):
         activation_checkpointing: bool = False,
         activation_offloading: bool = False,
     ):
-        super().__init__(
-            Residual(attention, residual_dropout) if attention_residual else attention, Residual(mlp, residual_dropout)
-        )
-        if activation_offloading and not activation_checkpointing:
-            raise ValueError("activation_offloading needs activation_checkpointing")
+        super().__init__(Residual(attention) if attention_residual else attention, Residual(mlp))
+        check_offloading(activation_checkpointing, activation_offloading)
+        if not 0.0 <= residual_dropout < 1.0:
+            raise ValueError(f"residual_dropout={residual_dropout} must be in [0, 1)")
+        self.attention_residual = attention_residual
+        self.residual_dropout = residual_dropout
         self.activation_offloading = activation_offloading
         # Hugging Face models switch checkpointing on and off through these two names.
         self.gradient_checkpointing = activation_checkpointing
         self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
+    @property
+    def attention(self) -> nn.Module:
+        """The `CrossAttention`, `PrefixCrossAttention` or `SelfAttention`."""
+        part = self._modules["0"]
+        return part.module if isinstance(part, Residual) else part
+
+    @property
+    def mlp(self) -> nn.Module:
+        """The `MLP`."""
+        return self._modules["1"].module  # type: ignore[return-value]
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        pad_mask: Tensor | None = None,
+        *,
+        rotary: RotaryPositionEmbedding | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """x (B, N, D) and what the attention takes besides -> (B, N, D)"""
         if not (self.gradient_checkpointing and self.training):
-            return self._forward(x, *args)
+            return self._forward(x, context, pad_mask, rotary, cache)
         with save_on_cpu(pin_memory=x.is_cuda) if self.activation_offloading else nullcontext():
-            return self._gradient_checkpointing_func(self._forward, x, *args)
+            return self._gradient_checkpointing_func(self._forward, x, context, pad_mask, rotary, cache)
 
-    def _forward(self, x: Tensor, *args: Any) -> Tensor:
-        attention, mlp = self
-        return mlp(attention(x, *args))
+    def _forward(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        pad_mask: Tensor | None,
+        rotary: RotaryPositionEmbedding | None,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
+        inputs = (x,) if context is None else (x, context)
+        attended = self.attention(*inputs, pad_mask=pad_mask, rotary=rotary, cache=cache)
+        x = x + self._dropped(attended) if self.attention_residual else attended
+        return x + self._dropped(self.mlp(x))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.residual_dropout) if self.residual_dropout and self.training else x
 
 
 class SelfAttentionBlock(nn.Sequential):

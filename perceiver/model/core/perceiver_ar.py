@@ -12,7 +12,6 @@ the last `max_latents` latents in the self-attention.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -42,9 +41,6 @@ class PerceiverAR(nn.Module):
         max_seq_len: Window of the cross-attention: largest number of positions, prefix and latents together.
         max_latents: Window of the self-attention: largest number of latents.
         num_rotary_channels: Channels per head that the rotary position embedding rotates.
-
-    Raises:
-        ValueError: if a size is out of range or heads don't divide channels.
     """
 
     def __init__(
@@ -57,25 +53,8 @@ class PerceiverAR(nn.Module):
         num_rotary_channels: int,
     ):
         super().__init__()
-        num_layers, num_rotary_layers = config.num_self_attention_layers, config.num_self_attention_rotary_layers
-        num_channels = input_adapter.num_input_channels
-        if not 1 <= max_latents <= max_seq_len:
-            raise ValueError(f"max_latents={max_latents} must be in [1, max_seq_len={max_seq_len}]")
-        if num_layers < 1 or not -1 <= num_rotary_layers <= num_layers:
-            raise ValueError(
-                f"num_self_attention_layers={num_layers} must be at least 1, and "
-                f"num_self_attention_rotary_layers={num_rotary_layers} at most that, or -1 for all"
-            )
-        if not 0.0 <= config.cross_attention_dropout < 1.0:
-            raise ValueError(f"cross_attention_dropout={config.cross_attention_dropout} must be in [0, 1)")
-        if config.num_heads < 1 or num_channels % config.num_heads:
-            raise ValueError(f"num_channels={num_channels} must be a positive multiple of num_heads={config.num_heads}")
-        num_head_channels, num_needed = num_channels // config.num_heads, 2 * math.ceil(num_rotary_channels / 2)
-        if num_needed > num_head_channels:
-            raise ValueError(
-                f"num_channels={num_channels} with num_heads={config.num_heads} leave {num_head_channels} channels per "
-                f"head, the rotary position embedding needs {num_needed}"
-            )
+        num_channels, num_layers = input_adapter.num_input_channels, config.num_self_attention_layers
+        dropout = config.post_attention_dropout
 
         def layer(attention: PrefixCrossAttention | SelfAttention, widening_factor: int) -> AttentionLayer:
             return AttentionLayer(
@@ -86,23 +65,36 @@ class PerceiverAR(nn.Module):
                 activation_offloading=config.activation_offloading,
             )
 
-        def cross_attention() -> PrefixCrossAttention:
-            return PrefixCrossAttention(num_channels=num_channels, **attention)
-
         def self_attention() -> SelfAttention:
-            return SelfAttention(num_channels=num_channels, causal=True, out_bias=False, **attention)
+            return SelfAttention(
+                num_channels=num_channels,
+                num_heads=config.num_heads,
+                qkv_bias=False,
+                out_bias=False,
+                causal=True,
+                dropout=dropout,
+            )
 
-        attention = {"num_heads": config.num_heads, "qkv_bias": False, "dropout": config.post_attention_dropout}
         self.max_seq_len = max_seq_len
         self.max_latents = max_latents
-        self.num_rotary_layers = num_layers if num_rotary_layers == -1 else num_rotary_layers
+        self.num_rotary_layers = config.num_self_attention_rotary_layers % (num_layers + 1)  # -1: all
         self.cross_attention_dropout = config.cross_attention_dropout
         self.input_adapter = input_adapter
         self.frequencies = FrequencyPositionEncoding(num_rotary_channels)
-        self.cross_attention = layer(cross_attention(), config.cross_attention_widening_factor)
+        self.cross_attention = layer(
+            PrefixCrossAttention(
+                num_channels=num_channels, num_heads=config.num_heads, qkv_bias=False, dropout=dropout
+            ),
+            config.cross_attention_widening_factor,
+        )
         self.self_attention = SelfAttentionBlock(
             *(layer(self_attention(), config.self_attention_widening_factor) for _ in range(num_layers))
         )
+
+    @property
+    def windows(self) -> list[int]:
+        """Number of keys that each attention layer sees at most."""
+        return [self.max_seq_len] + [self.max_latents] * len(self.self_attention)
 
     def new_cache(self, max_length: int | None = None) -> list[KeyValueCache]:
         """An empty cache per attention layer, for `forward`.
@@ -110,8 +102,7 @@ class PerceiverAR(nn.Module):
         Args:
             max_length: Number of tokens that will be cached in all, if that is known.
         """
-        windows = [self.max_seq_len] + [self.max_latents] * len(self.self_attention)
-        return [KeyValueCache(window, max_length) for window in windows]
+        return [KeyValueCache(window, max_length) for window in self.windows]
 
     def forward(
         self,
@@ -148,11 +139,12 @@ class PerceiverAR(nn.Module):
         rotary = RotaryPositionEmbedding.from_angles(self.frequencies(pos))
         x = self.input_adapter(x, pos)  # B M+N D
         x_prefix, x = x[:, :prefix_len], x[:, prefix_len:]
-        x = self.cross_attention(x, x_prefix, pad_mask, rotary, None if cache is None else cache[0])  # B N D
+        caches = [None] * (1 + len(self.self_attention)) if cache is None else cache
+        x = self.cross_attention(x, x_prefix, pad_mask, rotary=rotary, cache=caches[0])  # B N D
         rotary = rotary.last(x.shape[1])
         for i, layer in enumerate(self.self_attention):
             layer_rotary = rotary if i < self.num_rotary_layers else None
-            x = layer(x, pad_mask, layer_rotary, None if cache is None else cache[i + 1])
+            x = layer(x, pad_mask=pad_mask, rotary=layer_rotary, cache=caches[i + 1])
         return x
 
     def _check(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, num_cached: int, windowed: bool) -> None:
@@ -203,9 +195,6 @@ class CausalSequenceModel(PerceiverAR):
     """Perceiver AR over tokens: every latent predicts the token after its own.
 
     Logits come from the transposed token embedding. Text and symbolic audio use this model.
-
-    Raises:
-        ValueError: if sizes in `config` are out of range or heads don't divide channels.
     """
 
     def __init__(self, config: CausalSequenceModelConfig):
@@ -215,13 +204,12 @@ class CausalSequenceModel(PerceiverAR):
             num_input_channels=config.num_channels,
             abs_pos_emb=config.abs_pos_emb,
         )
-        num_head_channels = config.num_channels // max(config.num_heads, 1)  # what is wrong with heads comes below
         super().__init__(
             input_adapter,
             config,
             max_seq_len=config.max_seq_len,
             max_latents=config.max_latents,
-            num_rotary_channels=num_head_channels // 2 if config.abs_pos_emb else num_head_channels,
+            num_rotary_channels=config.num_rotary_channels,
         )
         self.config = config
         self.out_norm = nn.LayerNorm(config.num_channels) if config.output_norm else nn.Identity()

@@ -11,13 +11,15 @@ The latents and the learned output queries are the same for all examples of a ba
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter, QueryProvider, TrainableQueryProvider
-from perceiver.model.core.config import DecoderConfig, EncoderConfig
+from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
 
 
@@ -48,10 +50,6 @@ class PerceiverEncoder(nn.Module):
         num_latent_channels: Latent channels D.
         activation_checkpointing: See `PerceiverIOConfig`.
         activation_offloading: See `PerceiverIOConfig`.
-
-    Raises:
-        ValueError: if a size is smaller than one, if there are more cross-attention layers than self-attention blocks,
-            or if heads don't divide channels.
     """
 
     def __init__(
@@ -65,36 +63,24 @@ class PerceiverEncoder(nn.Module):
         activation_offloading: bool = False,
     ):
         super().__init__()
-        sizes = {
-            "num_latents": num_latents,
-            "num_latent_channels": num_latent_channels,
-            "num_input_channels": input_adapter.num_input_channels,
-            "num_self_attention_layers_per_block": config.num_self_attention_layers_per_block,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}={size} must be at least 1")
-        if not 1 <= config.num_cross_attention_layers <= config.num_self_attention_blocks:
-            raise ValueError(
-                f"num_cross_attention_layers={config.num_cross_attention_layers} must be in "
-                f"[1, num_self_attention_blocks={config.num_self_attention_blocks}]"
-            )
-        checkpointing = {
-            "activation_checkpointing": activation_checkpointing,
-            "activation_offloading": activation_offloading,
-        }
+        layer = partial(
+            AttentionLayer,
+            activation_checkpointing=activation_checkpointing,
+            activation_offloading=activation_offloading,
+        )
+        num_input_channels = input_adapter.num_input_channels
 
         def cross_attention_layer() -> AttentionLayer:
             attention = CrossAttention(
                 num_heads=config.num_cross_attention_heads,
                 num_q_input_channels=num_latent_channels,
-                num_kv_input_channels=input_adapter.num_input_channels,
-                num_qk_channels=config.num_cross_attention_qk_channels,
+                num_kv_input_channels=num_input_channels,
+                num_qk_channels=config.num_cross_attention_qk_channels
+                or (num_input_channels if config.qk_channels_of_input else None),
                 num_v_channels=config.num_cross_attention_v_channels,
                 dropout=config.dropout,
             )
-            mlp = MLP(num_latent_channels, config.cross_attention_widening_factor)
-            return AttentionLayer(attention, mlp, **checkpointing)
+            return layer(attention, MLP(num_latent_channels, config.cross_attention_widening_factor))
 
         def self_attention_layer() -> AttentionLayer:
             attention = SelfAttention(
@@ -104,8 +90,7 @@ class PerceiverEncoder(nn.Module):
                 num_v_channels=config.num_self_attention_v_channels,
                 dropout=config.dropout,
             )
-            mlp = MLP(num_latent_channels, config.self_attention_widening_factor)
-            return AttentionLayer(attention, mlp, **checkpointing)
+            return layer(attention, MLP(num_latent_channels, config.self_attention_widening_factor))
 
         def self_attention_block() -> SelfAttentionBlock:
             num_layers = config.num_self_attention_layers_per_block
@@ -116,10 +101,11 @@ class PerceiverEncoder(nn.Module):
         self.input_adapter = input_adapter
         self.cross_attn_1 = cross_attention_layer()
         self.self_attn_1 = self_attention_block()
-        if config.num_cross_attention_layers > 1 and not config.first_cross_attention_layer_shared:
-            self.cross_attn_n = cross_attention_layer()
-        if config.num_self_attention_blocks > 1 and not config.first_self_attention_block_shared:
-            self.self_attn_n = self_attention_block()
+        # None: later layers and blocks are the first one.
+        shared = config.num_cross_attention_layers == 1 or config.first_cross_attention_layer_shared
+        self.cross_attn_n = None if shared else cross_attention_layer()
+        shared = config.num_self_attention_blocks == 1 or config.first_self_attention_block_shared
+        self.self_attn_n = None if shared else self_attention_block()
         self.init_parameters()
 
     def init_parameters(self) -> None:
@@ -138,9 +124,6 @@ class PerceiverEncoder(nn.Module):
 
         Returns:
             Latents (B, N, D)
-
-        Raises:
-            ValueError: if `pad_mask` is not boolean or has another shape.
         """
         x = x if adapted else self.input_adapter(x)  # B M C
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
@@ -149,8 +132,7 @@ class PerceiverEncoder(nn.Module):
             )
         latents = self.cross_attn_1(self.latent_provider(), x, pad_mask)  # B N D
         latents = self.self_attn_1(latents)
-        cross_attn_n = getattr(self, "cross_attn_n", self.cross_attn_1)
-        self_attn_n = getattr(self, "self_attn_n", self.self_attn_1)
+        cross_attn_n, self_attn_n = self.cross_attn_n or self.cross_attn_1, self.self_attn_n or self.self_attn_1
         for i in range(1, self.config.num_self_attention_blocks):
             if i < self.config.num_cross_attention_layers:
                 latents = cross_attn_n(latents, x, pad_mask)
@@ -222,6 +204,26 @@ class PerceiverDecoder(nn.Module):
         query = self.output_query_provider() if query is None else query
         x = self.cross_attn(query, latents)  # B O F
         return self.output_adapter(x, **output_adapter)
+
+
+def assemble(
+    config: PerceiverIOConfig, input_adapter: InputAdapter, output_adapter: nn.Module, output_queries: QueryProvider
+) -> tuple[PerceiverEncoder, PerceiverDecoder]:
+    """Encoder and decoder of a model configuration, the arguments of `PerceiverIO`.
+
+    Args:
+        config: Configuration of the model.
+        input_adapter: Turns the task input into (B, M, C).
+        output_adapter: Turns (B, O, F) into the task output.
+        output_queries: Makes the output queries.
+    """
+    shared: Mapping[str, Any] = {
+        "num_latent_channels": config.num_latent_channels,
+        "activation_checkpointing": config.activation_checkpointing,
+        "activation_offloading": config.activation_offloading,
+    }
+    encoder = PerceiverEncoder(input_adapter, config.encoder, num_latents=config.num_latents, **shared)
+    return encoder, PerceiverDecoder(output_adapter, config.decoder, output_query_provider=output_queries, **shared)
 
 
 class PerceiverIO(nn.Sequential):

@@ -35,9 +35,6 @@ class PerceiverResampler(nn.Module):
         widening_factor: Hidden channels of the MLPs, in multiples of C.
         activation: Activation of the MLPs. Idefics has `nn.ReLU`, Flamingo its square.
         init_scale: Standard deviation of initial weights, latents and time embeddings.
-
-    Raises:
-        ValueError: if `num_latents` or `num_layers` is smaller than one, or if heads don't divide channels.
     """
 
     def __init__(
@@ -54,8 +51,8 @@ class PerceiverResampler(nn.Module):
         init_scale: float = 0.02,
     ):
         super().__init__()
-        if num_latents < 1 or num_layers < 1:
-            raise ValueError(f"num_latents={num_latents} and num_layers={num_layers} must be at least 1")
+        if num_layers < 1:
+            raise ValueError(f"num_layers={num_layers} must be at least 1")
 
         def layer() -> AttentionLayer:
             attention = PrefixCrossAttention(

@@ -14,11 +14,7 @@ from perceiver.model.huggingface.model import PerceiverBackendModel
 
 
 class PerceiverClassifier(PerceiverBackendModel):
-    """Hugging Face model around a classifier, whose decoder config has `num_classes`.
-
-    Raises:
-        ValueError: if the config does not name each of the model's classes, and no others.
-    """
+    """Hugging Face model around a classifier, whose decoder config has `num_classes`. The config names them all."""
 
     def __init__(self, config: PerceiverBackendConfig):
         super().__init__(config)

@@ -1,60 +1,72 @@
-"""Base of the Hugging Face configs, which hold a backend config.
+"""Base of the Hugging Face configs, which hold a backend config; the configs of the tasks.
 
-Configs stand apart from models (`huggingface.py`) because transformers' modeling code takes seconds to import: a leaf
-registers its config when its package is imported, and its model when a config is made.
+Importing transformers' modeling code takes seconds, that of its configs does not: a task's package registers the config
+when it is imported, and the model when the first config is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from perceiver.model.core.config import Config
+from perceiver.model.core.checkpoint import without_params
+from perceiver.model.core.config import CausalSequenceModelConfig, Config
+from perceiver.tasks import Task
 
 
 class PerceiverBackendConfig(PreTrainedConfig):
-    """Hugging Face config around a backend config. Every leaf needs an `__init__` of its own, with these arguments.
+    """Hugging Face config around a backend config.
 
     Args:
         backend_config: Backend config.
         model_config: The same as a dictionary, as in a `config.json`. Missing fields get their defaults.
-        kwargs: Arguments of `PreTrainedConfig`.
-
-    Raises:
-        ValueError: if `model_config` has a field that the backend config has not.
+        kwargs: Arguments of `PreTrainedConfig`. By default, classifiers have a label for each class, `LABEL_0` and so
+            on.
     """
 
+    task: ClassVar[Task]
     backend_config_class: ClassVar[type[Config]]
-    model_module: ClassVar[str]
 
     # A declared field takes part in comparisons.
     model_config: dict[str, Any] | None = None
 
+    # Generation looks these up.
+    vocab_size: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
     def __init__(
         self, backend_config: Config | None = None, *, model_config: dict[str, Any] | None = None, **kwargs: Any
     ):
-        import_module(self.model_module)  # registers the model class with the Auto classes
-        if model_config is not None and backend_config is not None:
-            raise ValueError("give either backend_config or model_config")
+        import_module(f"{self.task.package}.huggingface")  # registers the model with the Auto classes
         if model_config is not None:
+            if backend_config is not None:
+                raise ValueError("give either backend_config or model_config")
             backend_config = self.backend_config_class.from_dict(model_config)
-        kwargs["model_config"] = None if backend_config is None else asdict(backend_config)
+        if isinstance(backend_config, CausalSequenceModelConfig):
+            kwargs |= {"is_decoder": True, "vocab_size": backend_config.vocab_size}
+        kwargs["model_config"] = None if backend_config is None else backend_config.to_dict()
         super().__init__(**kwargs)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        import_module(self.model_module)  # a config that comes from another process is not made by __init__
-        self.__dict__.update(state)
+        num_classes = getattr(getattr(backend_config, "decoder", None), "num_classes", None)
+        if num_classes is not None:
+            if kwargs.get("id2label") is None and kwargs.get("num_labels") is None:
+                self.num_labels = num_classes  # transformers' own default is two, whatever the model
+            if self.label2id is None and self.id2label is not None:
+                self.label2id = {label: int(i) for i, label in self.id2label.items()}
 
     @property
     def backend_config(self) -> Config:
-        """A new backend config, built from `model_config`. Changing it does not change this config."""
+        """A new backend config, built from `model_config`. Changing it does not change this config.
+
+        Published folders name a file that the encoder once started from, and that nobody has: it is left out.
+        """
         if self.model_config is None:
             raise ValueError(f"{type(self).__name__} was made without a backend config")
-        return self.backend_config_class.from_dict(self.model_config)
+        return self.backend_config_class.from_dict(without_params(self.model_config))
 
     def set_vocab_size(self, vocab_size: int) -> None:
         """Sets the number of token ids, of encoder and decoder where there are both."""
@@ -63,33 +75,38 @@ class PerceiverBackendConfig(PreTrainedConfig):
         for part in parts:
             if "vocab_size" in part:
                 part["vocab_size"] = vocab_size
+        if self.vocab_size is not None:
+            self.vocab_size = vocab_size
 
 
-class CausalSequenceHuggingFaceConfig(PerceiverBackendConfig):
-    """Base of the configs of Perceiver AR models. Generation looks up what it declares."""
-
-    is_decoder: bool = True
-    vocab_size: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        # Always that of the backend: what a file says besides can't differ.
-        self.vocab_size = None if self.model_config is None else self.model_config["vocab_size"]
-
-    def set_vocab_size(self, vocab_size: int) -> None:
-        super().set_vocab_size(vocab_size)
-        self.vocab_size = vocab_size
+_CLASSES: dict[str, type[PerceiverBackendConfig]] = {}
 
 
-def complete_labels(config: PerceiverBackendConfig, given: Mapping[str, Any]) -> None:
-    """Sets what the arguments `given` to a classifier's config don't say: as many labels as classes, and their ids.
+def config_class(task: Task) -> type[PerceiverBackendConfig]:
+    """The config class of a task, `PerceiverMaskedLanguageModelConfig` for example."""
+    if task.package not in _CLASSES:
+        name = f"{task.huggingface}Config"
+        backend = import_module(f"{task.package}.backend")
+        attributes = {
+            "__doc__": f"Config of `{task.huggingface}`.\n\n{PerceiverBackendConfig.__doc__}",
+            "__module__": f"{task.package}.huggingface",
+            "__init__": PerceiverBackendConfig.__init__,  # transformers would make one with keyword arguments only
+            "model_type": task.model_type,
+            "task": task,
+            "backend_config_class": getattr(backend, f"{task.model}Config"),
+        }
+        _CLASSES[task.package] = type(name, (PerceiverBackendConfig,), attributes)
+    return _CLASSES[task.package]
 
-    transformers' own default is two labels, whatever the model.
-    """
-    if config.model_config is not None and given.get("id2label") is None and given.get("num_labels") is None:
-        config.num_labels = config.model_config["decoder"]["num_classes"]
-    if config.label2id is None and config.id2label is not None:
-        config.label2id = {label: int(i) for i, label in config.id2label.items()}
+
+def register_config(task: Task) -> None:
+    """Registers the config of a task with `AutoConfig`, and its image processor with `AutoImageProcessor`."""
+    AutoConfig.register(task.model_type, config_class(task), exist_ok=True)
+    if task.processor == "image_processor" and find_spec("PIL") is not None:
+        from transformers import AutoImageProcessor
+
+        from perceiver.processing.image import PerceiverImageClassifierInputProcessor
+
+        # AutoImageProcessor asks no config: it looks for a class with the name in preprocessor_config.json
+        classes: dict[str, type] = {"pil": PerceiverImageClassifierInputProcessor}
+        AutoImageProcessor.register(config_class(task), image_processor_classes=classes, exist_ok=True)

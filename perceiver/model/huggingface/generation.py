@@ -18,18 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, GenerationMixin
-from transformers.cache_utils import CacheLayerMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
-from perceiver.model.core.cache import KeyValueCache
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
+from perceiver.model.huggingface.cache import CacheLayer, PerceiverARCache
 from perceiver.model.huggingface.contrastive import contrastive_search
 from perceiver.model.huggingface.model import PerceiverBackendModel, pad_mask_of
-
-CacheLayerMixin.register(KeyValueCache)
 
 _MODES = {
     GenerationMode.GREEDY_SEARCH,
@@ -41,50 +39,12 @@ _MODES = {
 }
 
 
-class PerceiverARCache(Cache):
-    """Key/value cache of a Perceiver AR model for transformers.
-
-    Args:
-        layers: What `CausalSequenceModel.new_cache` gives.
-        num_skipped: Number of tokens at the start of the sequence that never enter the cache: those of a prompt longer
-            than the model's window, or those before a reset.
-    """
-
-    layers: list[KeyValueCache]  # type: ignore[assignment]  # registered as transformers' CacheLayerMixin above
-
-    def __init__(self, layers: list[KeyValueCache], num_skipped: int = 0):
-        super().__init__(layers=layers)  # type: ignore[arg-type]
-        self.num_skipped = num_skipped
-        self.is_of_beams = False
-
-    @property
-    def num_seen(self) -> int:
-        """Number of tokens that entered, those that left the window since included."""
-        return self.layers[0].num_seen
-
-    @property
-    def num_latents(self) -> int:
-        """Number of latents that entered."""
-        return self.layers[-1].num_seen
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens in the sequence so far, for the layer 0. Number of latents for others."""
-        return self.layers[layer_idx].num_seen + (self.num_skipped if layer_idx == 0 else 0)
-
-    def reset(self) -> None:
-        super().reset()
-        self.num_skipped = 0
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        super().reorder_cache(beam_idx)
-        self.is_of_beams = True
-
-
 class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
     """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes."""
 
     backend_model: CausalSequenceModel
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -95,8 +55,7 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int = 0,
-        return_dict: bool | None = None,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> CausalLMOutputWithPast:
         """Predicts next tokens.
 
         Args:
@@ -110,7 +69,6 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 inside: the latent of a token is compared with the label of the next one.
             output_hidden_states: Whether to return what logits are made of.
             logits_to_keep: Number of last latents to make logits of. 0: of all.
-            return_dict: Whether the result is a `CausalLMOutputWithPast` (default) or a tuple.
 
         Returns:
             `loss`, if there are labels. `logits` (B, N, vocabulary). `past_key_values`, if asked for. `hidden_states`,
@@ -127,8 +85,7 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 "model returned or its new_cache() gives"
             )
         if past_key_values is not None:
-            windows = [layer.window for layer in self.backend_model.new_cache()]
-            if [layer.window for layer in past_key_values.layers] != windows:
+            if [layer.window for layer in past_key_values.layers] != self.backend_model.windows:
                 raise ValueError("past_key_values is the cache of another model: its layers have other windows")
         if labels is not None and labels.shape != input_ids.shape:
             raise ValueError(
@@ -158,17 +115,16 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 is_padding = attention_mask[:, -num_labels:] == 0
                 labels = labels.masked_fill(is_padding[:, 1:] | is_padding[:, :-1], -100)
             loss = token_cross_entropy(logits[:, :-1], labels[:, labels.shape[1] - logits.shape[1] + 1 :])
-        output = CausalLMOutputWithPast(
+        return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             past_key_values=past_key_values,
             hidden_states=(latents,) if output_hidden_states else None,
         )
-        return output if return_dict is None or return_dict else output.to_tuple()
 
     def new_cache(self, max_length: int | None = None) -> PerceiverARCache:
         """An empty cache. `max_length`: number of tokens that it will have to take up, if that is known."""
-        return PerceiverARCache(self.backend_model.new_cache(max_length))
+        return PerceiverARCache([CacheLayer(window, max_length) for window in self.backend_model.windows])
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         return self.backend_model.txt_embedding

@@ -1,44 +1,36 @@
-"""Base of the Hugging Face models, which hold a backend model; saving and uploading of converted models.
+"""Base of the Hugging Face models, which hold a backend model.
 
-Folders have the published format: `config.json` with `model_type` and a nested `model_config`, parameters under the
-names `backend_model.*`. A leaf names its classes, defines `forward` and registers itself with the Auto classes.
+A model of a task names its classes and defines `forward`; `perceiver.tasks` says what it is registered as.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from huggingface_hub import CommitOperationAdd, HfApi
+import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
-from perceiver.model.huggingface.card import model_card
 from perceiver.model.huggingface.config import PerceiverBackendConfig
+from perceiver.model.huggingface.saving import save_converted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-# All files in which transformers looks for weights, shards included.
-_WEIGHT_FILES = [
-    pattern
-    for name, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
-    for pattern in (f"{name}.{suffix}", f"{name}.{suffix}.index.json", f"{name}-[0-9]*-of-[0-9]*.{suffix}")
-]
-
-
 class PerceiverBackendModel(PreTrainedModel):
-    """Hugging Face model around a backend model, which has `init_parameters()`. Leaves define `forward`."""
+    """Hugging Face model around a backend model, which has `init_parameters()`. Subclasses define `forward`."""
 
     config_class: type[PerceiverBackendConfig]
     backend_class: ClassVar[type[nn.Module]]
     backend_model: Any  # a backend_class
-    pipeline_task: ClassVar[str | None] = None  # of the pipeline that uses the model
 
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over a batch: Trainer must scale them itself when it accumulates
@@ -51,12 +43,7 @@ class PerceiverBackendModel(PreTrainedModel):
 
     @classmethod
     def from_checkpoint(cls, ckpt_path: str | Path) -> Self:
-        """Builds the model from a Lightning checkpoint, path or URL, of perceiver-io 0.8 or later.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file can't be read or does not fit the model.
-        """
+        """Builds the model from a Lightning checkpoint, path or URL, of perceiver-io 0.8 or later."""
         checkpoint = read_checkpoint(ckpt_path)
         config_class = cls.config_class.backend_config_class
         names = config_class.__dataclass_fields__.keys()
@@ -66,11 +53,29 @@ class PerceiverBackendModel(PreTrainedModel):
         load_parameters(model.backend_model, checkpoint.state_dict, ckpt_path)
         return model.eval()
 
+    def processor(self, source: Any) -> Any:
+        """What is saved beside a converted model: its tokenizer or image processor, if it has one.
+
+        Args:
+            source: The processor, or folder or hub id of one.
+        """
+        match self.config.task.processor:
+            case "tokenizer":
+                return text_tokenizer(source, self.backend_model.config.encoder)
+            case "image_processor" if isinstance(source, str | Path):
+                return AutoImageProcessor.from_pretrained(source)
+        return source
+
+    def official_processor(self, source: str | Path) -> Any:
+        """The same, of official weights."""
+        return self.processor(source)
+
     @classmethod
     def checkpoint_config(cls, checkpoint: Checkpoint) -> dict[str, Any]:
         """What a Lightning checkpoint says about the Hugging Face config, besides the backend config."""
         return {}
 
+    @torch.no_grad()
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
@@ -82,11 +87,7 @@ class PerceiverBackendModel(PreTrainedModel):
             mean_resizing: Whether parameters of new ids are the mean of the old ones, or those of a new model.
 
         Returns:
-            The embedding. Optimizers have to be made after it: parameters are new.
-
-        Raises:
-            NotImplementedError: if the model has no token embedding.
-            ValueError: if there are fewer than one token ids.
+            The embedding, the same module. Optimizers have to be made after it: parameters are new.
         """
         embedding = self.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
@@ -97,17 +98,21 @@ class PerceiverBackendModel(PreTrainedModel):
         if size == embedding.num_embeddings:
             return embedding
         self.config.set_vocab_size(size)
-        old_model, state_dict = self.backend_model, self.backend_model.state_dict()
-        model = self.backend_class(self.config.backend_config).to(embedding.weight).train(self.training)
-        for name, parameter in model.state_dict().items():  # all that differ have a row per token id
-            old = state_dict[name]
-            if mean_resizing and len(old) < len(parameter):
-                parameter[:] = old.mean(dim=0)
-            parameter[: len(old)] = old[: len(parameter)]
-        for parameter, old in zip(model.parameters(), old_model.parameters(), strict=True):
-            parameter.requires_grad_(old.requires_grad)
-        self.backend_model = model
-        return self.get_input_embeddings()  # type: ignore[return-value]
+        config = self.backend_model.config
+        for part in (config, *(getattr(config, field.name) for field in fields(config))):
+            if hasattr(part, "vocab_size"):
+                part.vocab_size = size
+        with torch.device("meta" if mean_resizing else embedding.weight.device):
+            fresh = dict(self.backend_class(config).named_parameters())
+        for name, old in list(self.backend_model.named_parameters()):
+            if old.shape != fresh[name].shape:  # those with a row per token id
+                new = old.mean(dim=0).expand(fresh[name].shape).clone() if mean_resizing else fresh[name].to(old.dtype)
+                new[: len(old)] = old[: len(new)]
+                path, _, parameter = name.rpartition(".")
+                module = self.backend_model.get_submodule(path)
+                setattr(module, parameter, nn.Parameter(new, requires_grad=old.requires_grad))
+                setattr(module, "num_embeddings" if isinstance(module, nn.Embedding) else "out_features", size)
+        return embedding
 
     def push_to_hub(  # type: ignore[override]  # one commit, of the model and its processor
         self, repo_id: str, *, processor: Any = None, metrics: Mapping[str, float] | None = None, **kwargs: Any
@@ -131,66 +136,32 @@ class PerceiverBackendModel(PreTrainedModel):
         self.backend_model.init_parameters()
 
 
-def save_converted(model: PerceiverBackendModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:
-    """Saves a model and its tokenizer or processor so that `save_dir` either gets all files or stays as it is.
-
-    Args:
-        model: Model to save.
-        processor: Tokenizer or processor, with a `save_pretrained` method. None: the model needs none.
-        save_dir: Folder. In an existing one, weights and files of the same name are replaced, others stay.
-        kwargs: `push_to_hub=True` uploads the folder too, as one commit to the repository `repo_id` (default: the
-            folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`, and, if
-            the repository has none, a model card, which names `metrics`. Others go to `model.save_pretrained`.
-
-    Raises:
-        ValueError: if `save_dir` is a file.
-    """
-    save_dir = Path(save_dir)
-    if save_dir.exists() and not save_dir.is_dir():
-        raise ValueError(f"save_dir={save_dir} is a file, it must be a folder")
-    push_to_hub = kwargs.pop("push_to_hub", False)
-    upload = {name: kwargs.pop(name, None) for name in ("repo_id", "token", "private", "revision", "commit_message")}
-    metrics = kwargs.pop("metrics", None)
-    save_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=save_dir.parent, prefix=f".{save_dir.name}.") as temporary:
-        folder = Path(temporary) / "model"
-        model.save_pretrained(folder, **kwargs)
-        if processor is not None:
-            processor.save_pretrained(folder)
-        names = [file.name for file in folder.iterdir()]
-        if not save_dir.exists():
-            folder.rename(save_dir)
-        else:  # no model as long as it has no config.json
-            for pattern in ("config.json", *_WEIGHT_FILES):  # old weights might win over the new ones
-                for old_file in save_dir.glob(pattern):
-                    old_file.unlink()
-            for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
-                file.replace(save_dir / file.name)
-    if push_to_hub:
-        _upload(model, [save_dir / name for name in names], upload.pop("repo_id") or save_dir.name, metrics, **upload)
-
-
-def _upload(
-    model: PerceiverBackendModel,
-    files: list[Path],
-    repo_id: str,
-    metrics: Mapping[str, float] | None,
-    *,
-    token: str | None,
-    private: bool | None,
-    revision: str | None,
-    commit_message: str | None,
-) -> None:
-    """Uploads files to the hub as one commit, with a model card if there is none. A missing repository is made."""
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
-    if not api.file_exists(repo_id, "README.md", revision=revision):
-        card = model_card(model, repo_id, metrics).encode()
-        operations.append(CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card))
-    api.create_commit(repo_id, operations, revision=revision, commit_message=commit_message or "Upload model")
+def register_model(model_class: type[PerceiverBackendModel]) -> None:
+    """Registers a model with the Auto class of its task."""
+    auto_class = getattr(transformers, model_class.config_class.task.auto_class)
+    auto_class.register(model_class.config_class, model_class, exist_ok=True)
 
 
 def pad_mask_of(attention_mask: Tensor | None) -> Tensor | None:
     """attention_mask (B, M), 0 = padding -> pad_mask (B, M), True = padding"""
     return None if attention_mask is None else attention_mask == 0
+
+
+def text_tokenizer(source: str | Path, config: Any = None, **kwargs: Any) -> Any:
+    """A tokenizer as a converted model is saved with.
+
+    Args:
+        source: Folder or hub id.
+        config: Config of an encoder, whose `vocab_size` and `max_seq_len` limit ids and texts. None: they do not.
+        kwargs: Arguments of the tokenizer, `padding_side` for example.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
+    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
+    if config is not None:
+        if len(tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"tokenizer {source} has {len(tokenizer)} ids, the model's vocabulary only {config.vocab_size}"
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_seq_len)
+    return tokenizer

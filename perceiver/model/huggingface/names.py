@@ -1,37 +1,63 @@
-"""Parameter names of transformers' Perceiver models (the official weights, arXiv 2107.14795) and ours.
+"""Parameter names of transformers' models and ours. Every converted parameter is equal: nothing is permuted or scaled.
 
-A map goes from our name to theirs. Every converted parameter is equal: nothing is permuted or scaled.
+A map goes from our names to theirs, so its inverse writes their format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-_ATTENTION = {
-    "attention.q_proj": "attention.self.query",
-    "attention.k_proj": "attention.self.key",
-    "attention.v_proj": "attention.self.value",
-    "attention.o_proj": "attention.output.dense",
+# The parts of an attention layer in transformers' Perceiver (the official weights, arXiv 2107.14795).
+_LAYER = {
+    "0.module.q_norm": "attention.self.layernorm1",
+    "0.module.kv_norm": "attention.self.layernorm2",
+    "0.module.norm": "attention.self.layernorm1",
+    "0.module.attention.q_proj": "attention.self.query",
+    "0.module.attention.k_proj": "attention.self.key",
+    "0.module.attention.v_proj": "attention.self.value",
+    "0.module.attention.o_proj": "attention.output.dense",
+    "1.module.0": "layernorm",
+    "1.module.1": "mlp.dense1",
+    "1.module.3": "mlp.dense2",
 }
-_CROSS_ATTENTION = {"q_norm": "attention.self.layernorm1", "kv_norm": "attention.self.layernorm2", **_ATTENTION}
-_SELF_ATTENTION = {"norm": "attention.self.layernorm1", **_ATTENTION}
-_MLP = {"1.module.0": "layernorm", "1.module.1": "mlp.dense1", "1.module.3": "mlp.dense2"}
+_ENCODER = {
+    "0.latent_provider._query": "perceiver.embeddings.latents",
+    "0.cross_attn_1": "perceiver.encoder.cross_attention",
+    "0.self_attn_1": "perceiver.encoder.self_attends",
+}
 
 
-def cross_attention_layer(ours: str, theirs: str, *, attention_residual: bool = True) -> dict[str, str]:
-    """Names of a cross-attention layer called `ours` here and `theirs` there."""
-    return _layer(ours, theirs, _CROSS_ATTENTION, attention_residual)
+def perceiver_names(parameters: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """Names of transformers' Perceiver for those of one of our Perceiver IO models.
+
+    Args:
+        parameters: Our names.
+        modules: Ours: theirs, for all modules and parameters but those of the encoder's attention and latents.
+
+    Raises:
+        ValueError: if a parameter is in none of the modules.
+    """
+    return {name: _renamed(name, {**_ENCODER, **modules}) for name in parameters}
 
 
-def encoder_layers(num_self_attention_layers: int) -> dict[str, str]:
-    """Names of the latents, the cross-attention and the self-attention layers of an encoder."""
-    names = {"0.latent_provider._query": "perceiver.embeddings.latents"}
-    names |= cross_attention_layer("0.cross_attn_1", "perceiver.encoder.cross_attention")
-    for i in range(num_self_attention_layers):
-        names |= _layer(f"0.self_attn_1.{i}", f"perceiver.encoder.self_attends.{i}", _SELF_ATTENTION, True)
-    return names
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    for ours, theirs in modules.items():
+        if name == ours:
+            return theirs
+        if name.startswith(f"{ours}."):
+            return f"{theirs}.{_part(name.removeprefix(f'{ours}.'))}"
+    raise ValueError(f"transformers' Perceiver has no {name}")
+
+
+def _part(name: str) -> str:
+    """A parameter in a module or layer, or in the i-th of a block of layers; without residual there is no `module`."""
+    if (match := re.fullmatch(r"(\d+\.)?([01])\.(?:module\.)?(.+)\.(weight|bias)", name)) is None:
+        return name
+    layer, part, rest, parameter = match.groups()
+    return f"{layer or ''}{_LAYER[f'{part}.module.{rest}']}.{parameter}"
 
 
 def idefics_resampler(num_layers: int) -> dict[str, str]:
@@ -51,17 +77,7 @@ def idefics_resampler(num_layers: int) -> dict[str, str]:
     return names
 
 
-def _layer(ours: str, theirs: str, attention: Mapping[str, str], attention_residual: bool) -> dict[str, str]:
-    prefix = "0.module" if attention_residual else "0"
-    modules = {f"{prefix}.{name}": value for name, value in attention.items()} | _MLP
-    return {
-        f"{ours}.{name}.{parameter}": f"{theirs}.{value}.{parameter}"
-        for name, value in modules.items()
-        for parameter in ("weight", "bias")
-    }
-
-
-def converted(state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+def renamed(state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """Their parameters under our names.
 
     Raises:

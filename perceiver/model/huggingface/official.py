@@ -1,13 +1,58 @@
-"""Reading transformers' Perceiver models (the official weights, arXiv 2107.14795), and their configurations."""
+"""Official weights: transformers' Perceiver models (arXiv 2107.14795), their configurations and parameter names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import AutoConfig, PerceiverConfig, PreTrainedModel
 
-from perceiver.model.core.config import ClassificationDecoderConfig
+from perceiver.model.core.config import ClassificationDecoderConfig, Config
+from perceiver.model.huggingface.names import perceiver_names, renamed
+
+
+@dataclass(frozen=True)
+class OfficialWeights:
+    """A kind of official weights, that is a head of transformers' Perceiver. Conversion renames parameters.
+
+    Attributes:
+        model_class: The class of transformers.
+        config: Its configuration -> that of our backend. A ValueError says what ours can't express.
+        modules: Modules of our backend: modules there, see `perceiver_names`.
+    """
+
+    model_class: type[PreTrainedModel]
+    config: Callable[[PerceiverConfig], Config]
+    modules: Mapping[str, str]
+
+    def read(self, source_repo_id: str | Path) -> PreTrainedModel:
+        """Reads a model of the class.
+
+        Raises:
+            ValueError: if there are other parameters than the model has, or of other shapes: it is of another kind.
+        """
+        loaded: Any = self.model_class.from_pretrained(
+            source_repo_id, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        source, report = loaded
+        if lacking := sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"]):
+            name = self.model_class.__name__
+            raise ValueError(f"{source_repo_id} is no {name}, it lacks {', '.join(lacking[:5])}")
+        assert isinstance(source, PreTrainedModel)
+        return source
+
+    def state_dict(self, source: PreTrainedModel, backend: nn.Module) -> dict[str, Tensor]:
+        """The parameters of a model of the class under the names of our backend model.
+
+        Raises:
+            ValueError: if there is a parameter that has no name of ours, or lacks one.
+        """
+        own = backend.state_dict()
+        found = renamed(source.state_dict(), perceiver_names(own, self.modules))
+        return {name: value.reshape(own[name].shape) for name, value in found.items()}  # a 1x1 convolution is linear
 
 
 def official_config(source_repo_id: str | Path) -> PerceiverConfig:
@@ -20,21 +65,6 @@ def official_config(source_repo_id: str | Path) -> PerceiverConfig:
     if not isinstance(config, PerceiverConfig):
         raise ValueError(f"{source_repo_id} is a {config.model_type!r} model, expected 'perceiver'")
     return config
-
-
-def official_model(source_repo_id: str | Path, model_class: type[PreTrainedModel], kind: str) -> PreTrainedModel:
-    """Reads a transformers Perceiver with a certain head.
-
-    Raises:
-        ValueError: if there are other parameters than the model has, or of other shapes. The message says that it is no
-            `kind`.
-    """
-    loaded: Any = model_class.from_pretrained(source_repo_id, output_loading_info=True, ignore_mismatched_sizes=True)
-    source, report = loaded
-    if lacking := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise ValueError(f"{source_repo_id} is no {kind}, it lacks {', '.join(lacking[:5])}")
-    assert isinstance(source, PreTrainedModel)
-    return source
 
 
 def encoder_fields(config: PerceiverConfig, num_input_channels: int) -> dict[str, Any]:
@@ -73,7 +103,7 @@ def encoder_fields(config: PerceiverConfig, num_input_channels: int) -> dict[str
     }
 
 
-def classification_decoder_config(config: PerceiverConfig) -> ClassificationDecoderConfig:
+def official_classification_decoder(config: PerceiverConfig) -> ClassificationDecoderConfig:
     """The decoder of transformers' classifiers. They fix all but the last three fields, whatever the config says."""
     assert config.num_labels is not None
     return ClassificationDecoderConfig(
@@ -86,3 +116,11 @@ def classification_decoder_config(config: PerceiverConfig) -> ClassificationDeco
         dropout=config.attention_probs_dropout_prob,
         init_scale=config.initializer_range,
     )
+
+
+_DECODER = "perceiver.decoder.decoder"
+OFFICIAL_CLASSIFIER = {
+    "1.cross_attn": f"{_DECODER}.decoding_cross_attention",
+    "1.output_query_provider._query": f"{_DECODER}.output_position_encodings.position_embeddings",
+    "1.output_adapter.linear": f"{_DECODER}.final_layer",
+}

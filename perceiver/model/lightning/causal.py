@@ -21,7 +21,7 @@ class LitCausalSequenceModel(LitModel):
     prompt start as latents, so that no more is asked of the model than in training. The same parameters give the same
     sample.
 
-    Leaves define `prompt_tokens`, `decoded` and `log_sample`.
+    Subclasses define `prompt_tokens`, `decoded` and `log_sample`.
 
     Args:
         model: Backend model.
@@ -93,9 +93,6 @@ class LitCausalSequenceModel(LitModel):
         """What is logged of each kind of sample that is asked for, by the argument's name.
 
         All processes have to call it: if the model is sharded, they all compute the same.
-
-        Raises:
-            ValueError: if there is no such prompt, or the data module lacks what a sample needs.
         """
         prompts = {}
         if self.validation_sample_prompt is not None:
@@ -117,11 +114,7 @@ class LitCausalSequenceModel(LitModel):
         )[0]
         return self.decoded(prompt, tokens[len(prompt) :])
 
-    @property
-    def _data_module(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
-
     def _from_data(self, name: str, wanted: str) -> Any:
-        if not hasattr(self._data_module, name):
+        if not hasattr(self.data_module, name):
             raise ValueError(f"{wanted} needs the {name} of the data module: pass datamodule=...")
-        return getattr(self._data_module, name)
+        return getattr(self.data_module, name)

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from perceiver.model.core.classification import ProblemType, checked_names, classification_accuracy, classification_loss
+from perceiver.model.core.classification import ProblemType, classification_accuracy, classification_loss
 from perceiver.model.lightning.model import LitModel
 
 
 class LitClassifier(LitModel):
-    """Trains a classifier. Leaves define `unpack`.
+    """Trains a classifier. Subclasses define `unpack`.
 
     Args:
         model: Backend model, whose decoder config has `num_classes`.
@@ -19,9 +19,6 @@ class LitClassifier(LitModel):
         label_names: Names of the classes, `label_names` of the trainer's data module by default.
         label_smoothing: Of the training loss, see `classification_loss`.
         params: See `LitModel`.
-
-    Raises:
-        ValueError: if `label_smoothing` is out of range.
     """
 
     def __init__(
@@ -38,20 +35,12 @@ class LitClassifier(LitModel):
         super().__init__(
             model, params, problem_type=problem_type, label_names=label_names, label_smoothing=label_smoothing
         )
-        self.num_classes: int = model.config.decoder.num_classes  # type: ignore[union-attr, assignment]
         self.problem_type = problem_type
         self.label_smoothing = label_smoothing
 
     def unpack(self, batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
         """The model's inputs, and the labels, of a batch."""
         raise NotImplementedError
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        self.hparams["label_names"] = checked_names(
-            self.hparams["label_names"] or getattr(getattr(self.trainer, "datamodule", None), "label_names", None),
-            self.num_classes,
-        )
 
     def step(self, batch: Any) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]  # as in published checkpoints
         """Loss and accuracy of a batch; a regression has no accuracy."""
@@ -67,11 +56,6 @@ class LitClassifier(LitModel):
         _, labels = self.unpack(batch)
         return labels.numel() if labels.is_floating_point() else int((labels != -100).sum())
 
-    def _logged_step(self, batch: Any, split: str) -> Tensor:
+    def metrics(self, batch: Any, split: str) -> dict[str, Any]:
         loss, accuracy = self.step(batch)
-        values = {f"{split}_loss": loss} if accuracy is None else {f"{split}_loss": loss, f"{split}_acc": accuracy}
-        if split == "train":
-            self.log_dict(values, prog_bar=True)
-        else:
-            self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
-        return loss
+        return {"loss": loss} if accuracy is None else {"loss": loss, "acc": accuracy}

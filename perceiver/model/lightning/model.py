@@ -1,7 +1,7 @@
 """Base of the Lightning modules: a backend model, its parameters, its hyper-parameters.
 
-A leaf says what a batch is and what its loss is. Checkpoints hold plain hyper-parameters, so that they load with
-`weights_only=True`; those of perceiver-io 0.8 to 0.11, which hold pickled configurations, load as well.
+The module of a task says what a batch is and what its loss is. Checkpoints hold plain hyper-parameters, so that they
+load with `weights_only=True`; those of perceiver-io 0.8 to 0.11, which hold pickled configurations, load as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
+from perceiver.model.core.checkpoint import load_parameters, read_checkpoint, without_params
 from perceiver.model.core.config import Config
 from perceiver.model.core.layers import AttentionLayer
 
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 
 class LitModel(pl.LightningModule):
-    """Trains a backend model. Leaves define `step`; the CLI or a subclass defines `configure_optimizers`.
+    """Trains a backend model. Subclasses define `step`; the CLI or a subclass defines `configure_optimizers`.
 
     Args:
         model: Backend model, which has a `config`.
-        params: Checkpoint, folder or hub id (see `read_checkpoint`) that the model is initialised from. Without it, the
-            encoder is initialised from its config's `params`, if that is set.
-        hyper_parameters: Constructor arguments of the leaf, besides its config, that checkpoints shall hold.
+        params: Checkpoint, folder or hub id (see `read_checkpoint`) that the model is initialised from. Without it,
+            encoder and decoder are initialised from the `params` of their configs, where these are set.
+        hyper_parameters: Constructor arguments of the subclass, besides its config, that checkpoints shall hold. With
+            `label_names`, those of the trainer's data module are the default, and their number is checked.
     """
 
     config_class: ClassVar[type[Config]]
@@ -44,18 +45,16 @@ class LitModel(pl.LightningModule):
     def __init__(self, model: nn.Module, params: str | None = None, **hyper_parameters: Any):
         super().__init__()
         config = asdict(model.config)  # type: ignore[call-overload]  # every backend model has one
-        encoder = config.get("encoder", {})
         if params is not None:
             load_parameters(model, read_checkpoint(params).state_dict, params)
-        elif encoder.get("params") is not None:
-            assert isinstance(model.encoder, nn.Module)
-            load_parameters(model.encoder, read_checkpoint(encoder["params"], part="0.").state_dict, encoder["params"])
-        if "params" in encoder:
-            encoder["params"] = None
+        else:
+            for part in ("encoder", "decoder"):
+                if (source := config.get(part, {}).get("params")) is not None:
+                    load_part(model.get_submodule({"encoder": "0", "decoder": "1"}[part]), source, part)
         self.model = model
         self.dropout_seed: int | None = None
         # Without the names of the files that the model starts from: a checkpoint never needs them again.
-        self.save_hyperparameters({**config, **hyper_parameters})
+        self.save_hyperparameters({**without_params(config), **hyper_parameters})
 
     @property
     def backend_model(self) -> nn.Module:
@@ -77,10 +76,6 @@ class LitModel(pl.LightningModule):
             map_location: Device of the parameters, CPU by default.
             weights_only: Lightning's argument, here always True.
             kwargs: Constructor arguments that replace those in the checkpoint.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file can't be read or does not fit the model, or if `weights_only` is False.
         """
         if weights_only is False:
             raise ValueError("weights_only=False is not supported: no published checkpoint needs it")
@@ -103,11 +98,7 @@ class LitModel(pl.LightningModule):
         return None
 
     def configure_model(self) -> None:
-        """Under `ModelParallelStrategy`, shards the model (FSDP2): each attention layer, and what remains.
-
-        Raises:
-            ValueError: if the strategy is to run anything else than data-parallel processes.
-        """
+        """Under `ModelParallelStrategy`, shards the model (FSDP2): each attention layer, and what remains."""
         if not isinstance(self.trainer.strategy, ModelParallelStrategy) or isinstance(self.model, FSDPModule):
             return
         mesh = self.device_mesh
@@ -124,14 +115,21 @@ class LitModel(pl.LightningModule):
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
 
     def setup(self, stage: str) -> None:
-        """Checks that the data module makes batches for this kind of model, if it says what for: they may look alike.
-
-        Raises:
-            ValueError: if it makes others.
-        """
-        task = getattr(getattr(self.trainer, "datamodule", None), "task", None)
+        """Checks that batches are for this kind of model, if the data module says what for: they may look alike."""
+        task = getattr(self.data_module, "task", None)
         if self.data_task is not None and task is not None and task.name != self.data_task:
             raise ValueError(f"the data module has task={task.name}, {type(self).__name__} needs {self.data_task}")
+        if "label_names" in self.hparams:
+            names = self.hparams["label_names"] or getattr(self.data_module, "label_names", None)
+            num_classes = self.hparams["decoder"]["num_classes"]
+            if names is not None and len(names) != num_classes:
+                raise ValueError(f"{len(names)} names, {', '.join(map(str, names))}, for num_classes={num_classes}")
+            self.hparams["label_names"] = None if names is None else [str(name) for name in names]
+
+    @property
+    def data_module(self) -> Any:
+        """The trainer's data module, None if it got loaders."""
+        return getattr(self.trainer, "datamodule", None)
 
     def on_fit_start(self) -> None:
         if self.dropout_seed is None:
@@ -158,12 +156,17 @@ class LitModel(pl.LightningModule):
         return self._logged_step(batch, "test")
 
     def _logged_step(self, batch: Any, split: str) -> Tensor:
-        loss = self.step(batch)
+        metrics = self.metrics(batch, split)
+        values = {f"{split}_{name}": value for name, value in metrics.items()}
         if split == "train":
-            self.log("train_loss", loss, prog_bar=True)
+            self.log_dict(values, prog_bar=True)
         else:
-            self.log(f"{split}_loss", loss, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
-        return loss
+            self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
+        return metrics["loss"]
+
+    def metrics(self, batch: Any, split: str) -> dict[str, Any]:
+        """What is logged of a batch of "train", "val" or "test": `loss`, and whatever else."""
+        return {"loss": self.step(batch)}
 
     def log_text(self, tag: str, text: str) -> None:
         """Writes text to the TensorBoard loggers, or prints it if there is none. Only the first process does."""
@@ -174,3 +177,12 @@ class LitModel(pl.LightningModule):
             writer.experiment.add_text(tag, text, self.global_step)
         if not writers:
             self.print(f"{tag}\n{text}")
+
+
+def load_part(module: nn.Module, source: str, part: str) -> None:
+    """Initialises encoder or decoder from those of another model; of a decoder all but the output, which may differ."""
+    prefix, own = {"encoder": ("0.", ()), "decoder": ("1.", ("output_adapter.",))}[part]
+    state_dict = read_checkpoint(source, part=prefix).state_dict
+    state_dict = {name: value for name, value in state_dict.items() if not name.startswith(own)}
+    kept = {name: value for name, value in module.state_dict().items() if name.startswith(own)}
+    load_parameters(module, state_dict | kept, source)

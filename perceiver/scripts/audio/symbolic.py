@@ -14,40 +14,11 @@ A small one, on generated pieces:
 Vocabulary size and sequence length come from the data module and are no flags of the model.
 """
 
-from typing import Any
+from functools import partial
 
-from pytorch_lightning.cli import ArgsType
+from perceiver.scripts.cli import train
 
-import perceiver.data.audio as data
-from perceiver.model.audio.symbolic import LitSymbolicAudioModel
-from perceiver.scripts.cli import CLI
-
-DEFAULTS: dict[str, Any] = {
-    "model.max_latents": 2048,
-    "model.output_norm": True,
-    "model.output_bias": False,
-    "model.abs_pos_emb": False,
-    "trainer.logger": {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "logs", "name": "sam"}},
-}
-
-LINKS: dict[str, list[str]] = {
-    "data.vocab_size": ["model.vocab_size"],
-    "data.max_seq_len": ["model.max_seq_len"],
-}
-
-# `--data=<name>` finds them; any other data module with the attributes above is given by its import path.
-DATA_MODULES = (
-    data.GiantMidiPianoDataModule,
-    data.LocalMidiDataModule,
-    data.MaestroV3DataModule,
-    data.SyntheticPianoDataModule,
-)
-
-
-def main(args: ArgsType = None) -> None:
-    """Runs the command line `args`, `sys.argv[1:]` if None."""
-    CLI(LitSymbolicAudioModel, defaults=DEFAULTS, links=LINKS, args=args)
-
+main = partial(train, "symbolic-audio")
 
 if __name__ == "__main__":
     main()

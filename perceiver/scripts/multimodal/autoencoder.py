@@ -13,42 +13,11 @@ made up:
 The size of clips and the number of classes come from the data module and are no flags of the model.
 """
 
-from typing import Any
+from functools import partial
 
-from pytorch_lightning.cli import ArgsType
+from perceiver.scripts.cli import train
 
-import perceiver.data.multimodal as data
-from perceiver.model.multimodal.autoencoder import LitMultimodalAutoencoder
-from perceiver.scripts.cli import CLI
-
-DEFAULTS: dict[str, Any] = {
-    "model.num_latents": 784,
-    "model.num_latent_channels": 512,
-    "model.encoder.num_cross_attention_heads": 1,
-    "model.decoder.num_cross_attention_heads": 1,
-    "model.decoder.num_cross_attention_qk_channels": 512,
-    "model.decoder.num_cross_attention_v_channels": 512,
-    "model.decoder.cross_attention_residual": False,
-    "trainer.logger": {
-        "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": "logs", "name": "multimodal_autoencoder"},
-    },
-}
-
-LINKS: dict[str, list[str]] = {
-    "data.video_shape": ["model.video_shape"],
-    "data.num_audio_samples": ["model.num_audio_samples"],
-    "data.num_classes": ["model.decoder.num_classes"],
-}
-
-# `--data=<name>` finds it; any other data module with the attributes above is given by its import path.
-DATA_MODULES = (data.SyntheticClipDataModule,)
-
-
-def main(args: ArgsType = None) -> None:
-    """Runs the command line `args`, `sys.argv[1:]` if None."""
-    CLI(LitMultimodalAutoencoder, defaults=DEFAULTS, links=LINKS, args=args)
-
+main = partial(train, "multimodal-autoencoder")
 
 if __name__ == "__main__":
     main()

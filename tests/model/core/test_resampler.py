@@ -149,8 +149,8 @@ def test_bad_pad_mask(pad_mask: Tensor) -> None:
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"num_latents": 0}, "num_latents=0 and num_layers=2 must be at least 1"),
-        ({"num_layers": 0}, "num_latents=7 and num_layers=0 must be at least 1"),
+        ({"num_latents": 0}, "0 queries of 6 channels: both must be at least 1"),
+        ({"num_layers": 0}, "num_layers=0 must be at least 1"),
         ({"num_heads": 4}, "num_qk_channels=6 must be a positive multiple of num_heads=4"),
     ],
 )

@@ -15,8 +15,9 @@ from huggingface_hub import CommitOperationAdd, ModelCard
 from transformers import PerceiverTokenizer
 
 from perceiver.model.core.checkpoint import read_checkpoint
-from perceiver.model.huggingface import model as huggingface
-from perceiver.model.huggingface.model import pad_mask_of, save_converted
+from perceiver.model.huggingface import saving
+from perceiver.model.huggingface.model import pad_mask_of
+from perceiver.model.huggingface.saving import save_converted
 from perceiver.model.text import clm
 from perceiver.model.text.mlm import PerceiverMaskedLanguageModel, PerceiverMaskedLanguageModelConfig
 from tests.model.helpers import (
@@ -222,7 +223,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub()
-    monkeypatch.setattr(huggingface, "HfApi", hub)
+    monkeypatch.setattr(saving, "HfApi", hub)
     return hub
 
 

@@ -7,26 +7,29 @@ import torch
 
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention
 from perceiver.model.core.resampler import PerceiverResampler
-from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers, idefics_resampler
+from perceiver.model.huggingface.names import idefics_resampler, perceiver_names, renamed
+from tests.model.helpers import mlm_model
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_cross_attention_names_are_those_of_the_layer(residual: bool) -> None:
+def test_a_layer_without_residual_has_the_same_names_there(residual: bool) -> None:
     attention = CrossAttention(num_heads=1, num_q_input_channels=2, num_kv_input_channels=3)
     layer = AttentionLayer(attention, MLP(2, 1), attention_residual=residual)
-    names = cross_attention_layer("x", "y.z", attention_residual=residual)
-    assert set(names) == {f"x.{name}" for name in layer.state_dict()}
+    names = perceiver_names([f"x.{name}" for name in layer.state_dict()], {"x": "y.z"})
     assert len(set(names.values())) == len(names)
     assert all(name.startswith("y.z.") for name in names.values())
     assert names["x.1.module.3.bias"] == "y.z.mlp.dense2.bias"
+    q_proj = f"x.0.{'module.' if residual else ''}attention.q_proj.weight"
+    assert names[q_proj] == "y.z.attention.self.query.weight"
 
 
 def test_encoder_names_are_one_to_one() -> None:
-    names = encoder_layers(3)
+    names = perceiver_names([name for name in mlm_model().state_dict() if ".self_attn_1." in name], {})
     assert len(set(names.values())) == len(names)
-    assert {name.split(".")[2] for name in names if ".self_attn_1." in name} == {"0", "1", "2"}
-    key = "0.self_attn_1.2.0.module.attention.k_proj.weight"
-    assert names[key] == "perceiver.encoder.self_attends.2.attention.self.key.weight"
+    key = "0.self_attn_1.1.0.module.attention.k_proj.weight"
+    assert names[key] == "perceiver.encoder.self_attends.1.attention.self.key.weight"
+    with pytest.raises(ValueError, match=r"transformers' Perceiver has no 1\.something"):
+        perceiver_names(["1.something"], {})
 
 
 def test_resampler_names_are_those_of_the_module_and_one_to_one() -> None:
@@ -35,9 +38,9 @@ def test_resampler_names_are_those_of_the_module_and_one_to_one() -> None:
     assert len(set(names.values())) == len(names)
 
 
-def test_converted_renames() -> None:
+def test_renaming() -> None:
     a, b = torch.zeros(2), torch.ones(3)
-    result = converted({"their.a": a, "their.b": b}, {"a": "their.a", "b": "their.b"})
+    result = renamed({"their.a": a, "their.b": b}, {"a": "their.a", "b": "their.b"})
     assert result["a"] is a and result["b"] is b and len(result) == 2
 
 
@@ -45,4 +48,4 @@ def test_converted_renames() -> None:
 def test_missing_and_unknown_parameters_are_named(present: list[str]) -> None:
     name = {1: r"their\.b", 3: r"their\.c"}[len(present)]
     with pytest.raises(ValueError, match=f"can't be converted: {name}$"):
-        converted({key: torch.zeros(1) for key in present}, {"a": "their.a", "b": "their.b"})
+        renamed({key: torch.zeros(1) for key in present}, {"a": "their.a", "b": "their.b"})

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, PerceiverConfig, PerceiverForMaskedLM, PerceiverForSequenceClassification
+from transformers import BertConfig, PerceiverConfig, PerceiverForMaskedLM
 
 from perceiver.model.core.config import EncoderConfig
-from perceiver.model.huggingface.official import (
-    classification_decoder_config,
-    encoder_fields,
-    official_config,
-    official_model,
-)
+from perceiver.model.huggingface.official import encoder_fields, official_classification_decoder, official_config
+from perceiver.model.text.classifier.huggingface import OFFICIAL as OFFICIAL_CLASSIFIER
+from perceiver.model.text.mlm.huggingface import OFFICIAL
 from tests.model.helpers import GOLDEN
 
 SOURCE = GOLDEN / "hf_mlm" / "hf_src"
@@ -30,20 +28,20 @@ def test_another_kind_of_model(tmp_path: Path) -> None:
 
 
 def test_parameters_are_all_there() -> None:
-    model = official_model(SOURCE, PerceiverForMaskedLM, "masked language model")
+    model = OFFICIAL.read(SOURCE)
     assert type(model) is PerceiverForMaskedLM and not model.training
-    with pytest.raises(ValueError, match=r"hf_src is no text classifier, it lacks perceiver\.decoder"):
-        official_model(SOURCE, PerceiverForSequenceClassification, "text classifier")
+    with pytest.raises(ValueError, match=r"no PerceiverForSequenceClassification, it lacks perceiver\.decoder"):
+        OFFICIAL_CLASSIFIER.read(SOURCE)
 
 
 def test_parameters_of_other_shapes(tmp_path: Path) -> None:
     """As if the configuration were that of another model."""
-    model = official_model(SOURCE, PerceiverForMaskedLM, "masked language model")
+    model = OFFICIAL.read(SOURCE)
     model.save_pretrained(tmp_path)
     model.config.num_latents += 1
     model.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is no masked language model, it lacks .*perceiver\.embeddings\.latents"):
-        official_model(tmp_path, PerceiverForMaskedLM, "masked language model")
+    with pytest.raises(ValueError, match=r"is no PerceiverForMaskedLM, it lacks .*perceiver\.embeddings\.latents"):
+        OFFICIAL.read(tmp_path)
 
 
 def test_every_field_of_the_encoder_is_set_but_what_official_models_have_not() -> None:
@@ -53,7 +51,9 @@ def test_every_field_of_the_encoder_is_set_but_what_official_models_have_not() -
         "first_self_attention_block_shared",
         "freeze",
     }
-    assert encoder_fields(PerceiverConfig(**VALUES), 11).keys() == EncoderConfig.__dataclass_fields__.keys() - unset
+    assert (
+        encoder_fields(PerceiverConfig(**VALUES), 11).keys() == {field.name for field in fields(EncoderConfig)} - unset
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_ours_cannot_express(kwargs: dict[str, Any], message: str) -> None:
 
 
 def test_decoder_of_classifiers() -> None:
-    config = classification_decoder_config(
+    config = official_classification_decoder(
         PerceiverConfig(**VALUES, attention_probs_dropout_prob=0.3, initializer_range=0.5, num_cross_attention_heads=4)
     )
     assert (config.num_classes, config.num_output_query_channels, config.num_output_queries) == (7, 24, 1)
@@ -93,7 +93,7 @@ def test_decoder_of_classifiers() -> None:
 
 
 def test_weights_in_half_precision_are_read_as_they_are(tmp_path: Path) -> None:
-    model = official_model(SOURCE, PerceiverForMaskedLM, "masked language model")
+    model = OFFICIAL.read(SOURCE)
     model.to(torch.bfloat16).save_pretrained(tmp_path)
-    again = official_model(tmp_path, PerceiverForMaskedLM, "masked language model")
+    again = OFFICIAL.read(tmp_path)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}

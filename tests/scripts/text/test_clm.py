@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from perceiver.model.text.clm.backend import CausalLanguageModelConfig, perceiver_ar_byte_base
 from perceiver.model.text.clm.evaluation import evaluate_text
-from perceiver.scripts import main as perceiver_command
+from perceiver.scripts import cli, main as perceiver_command
 from perceiver.scripts.text import clm
+from perceiver.tasks import TASKS
 from tests.model.clm_helpers import golden_clm
 from tests.model.helpers import GOLDEN, TIED
 from tests.tokenizers import byte_tokenizer, xlnet_tokenizer
@@ -111,7 +112,7 @@ def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> 
         assert len(description.split()) >= 2 and not description.startswith("--"), name
 
 
-@pytest.mark.parametrize("name", [data_module.__name__ for data_module in clm.DATA_MODULES])
+@pytest.mark.parametrize("name", TASKS["clm"].data)
 def test_data_modules_get_the_task_and_keep_their_own_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = printed_config(capsys, "fit", f"--data={name}", "--data.max_seq_len=64")["data"]
     assert data["class_path"].endswith(name)
@@ -175,7 +176,7 @@ def test_fit_validate_evaluate_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clm, "CLI", recording := Recording(clm.CLI))
+    monkeypatch.setattr(cli, "CLI", recording := Recording(cli.CLI))
     byte_tokenizer("tokenizer")
     Path("train.txt").write_text("".join(f"{i} and {i}\n" for i in range(200)))
     Path("valid.txt").write_bytes(TEXT.encode())
@@ -231,7 +232,7 @@ class OtherData(LightningDataModule):
 
 def test_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clm, "CLI", recording := Recording(clm.CLI))
+    monkeypatch.setattr(cli, "CLI", recording := Recording(cli.CLI))
     flags = [flag for flag in TINY if not flag.startswith(("--data", "--model.validation"))]
     clm.main(["fit", "--data=OtherData", *flags, "--trainer.max_steps=2", "--trainer.logger=false"])
     assert recording.last.trainer.global_step == 2 and recording.last.model.model.config.vocab_size == 11

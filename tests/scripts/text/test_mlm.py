@@ -14,7 +14,9 @@ from perceiver.model.text.mlm.backend import (
     TextEncoderConfig,
     perceiver_io_language_base,
 )
+from perceiver.scripts import cli
 from perceiver.scripts.text import mlm
+from perceiver.tasks import TASKS
 
 # The command line of the README.
 DOCUMENTED = """fit --model.num_latents=32 --model.encoder.num_input_channels=64 --data=WikiTextDataModule
@@ -68,7 +70,7 @@ def test_defaults_are_the_official_model(capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
-@pytest.mark.parametrize("name", [data_module.__name__ for data_module in mlm.DATA_MODULES])
+@pytest.mark.parametrize("name", TASKS["mlm"].data)
 def test_data_modules_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed_config(capsys, "fit", f"--data={name}")["data"]["class_path"].endswith(name)
 
@@ -89,7 +91,7 @@ def test_unknown_and_linked_flags_are_rejected(capsys: pytest.CaptureFixture[str
 
 def test_fit_validate_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mlm, "CLI", recording := Recording(mlm.CLI))
+    monkeypatch.setattr(cli, "CLI", recording := Recording(cli.CLI))
     PerceiverTokenizer().save_pretrained("tokenizer")
     data = ["--data=PydocTextDataModule", "--data.tokenizer=tokenizer", "--data.max_seq_len=61", "--data.num_workers=0"]
     trainer = ["accelerator=cpu", "enable_progress_bar=false", "enable_model_summary=false", "limit_val_batches=1"]

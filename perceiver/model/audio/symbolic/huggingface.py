@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from einops import rearrange
 from transformers import (
-    AutoModelForCausalLM,
     GenerationConfig,
     Pipeline,
     SequenceFeatureExtractor,
@@ -18,12 +17,17 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from perceiver.model.audio.symbolic.backend import PAD_TOKEN_ID, SymbolicAudioModel
-from perceiver.model.audio.symbolic.huggingface_config import PerceiverSymbolicAudioModelConfig
+from perceiver.model.huggingface.config import config_class
+from perceiver.model.huggingface.convert import checkpoint_converter
 from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
-from perceiver.model.huggingface.model import save_converted
+from perceiver.model.huggingface.model import register_model
+from perceiver.tasks import TASKS
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
+
+
+PerceiverSymbolicAudioModelConfig = config_class(TASKS["symbolic-audio"])
 
 
 class PerceiverSymbolicAudioModel(CausalSequenceGenerationModel):
@@ -31,7 +35,6 @@ class PerceiverSymbolicAudioModel(CausalSequenceGenerationModel):
 
     config_class = PerceiverSymbolicAudioModelConfig
     backend_class = SymbolicAudioModel
-    pipeline_task = "symbolic-audio-generation"
 
     def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict[str, Any]]:
         config, model_kwargs = super()._prepare_generation_config(*args, **kwargs)  # type: ignore[misc]
@@ -181,22 +184,8 @@ class SymbolicAudioGenerationPipeline(Pipeline):
         return result
 
 
-def convert_checkpoint(save_dir: str | Path, ckpt_url: str | Path, **kwargs: Any) -> None:
-    """Converts a Lightning checkpoint of a symbolic audio model to a Hugging Face folder.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        ckpt_url: Path or URL of a checkpoint of perceiver-io 0.8 or later.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if the checkpoint can't be read or does not fit.
-    """
-    save_converted(PerceiverSymbolicAudioModel.from_checkpoint(ckpt_url), None, save_dir, **kwargs)
-
-
-AutoModelForCausalLM.register(PerceiverSymbolicAudioModelConfig, PerceiverSymbolicAudioModel)
+convert_checkpoint = checkpoint_converter(PerceiverSymbolicAudioModel)
+register_model(PerceiverSymbolicAudioModel)
 PIPELINE_REGISTRY.register_pipeline(
     "symbolic-audio-generation",
     pipeline_class=SymbolicAudioGenerationPipeline,

@@ -1,14 +1,13 @@
 """Multimodal autoencoder.
 
-Importing this package registers the model with transformers' Auto classes, if transformers is installed. Modeling code
-of transformers and Lightning are imported when something that needs them is first used.
+Importing this package registers the model with transformers' Auto classes, if transformers is installed. All else is
+imported when it is first used.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from perceiver.lazy import lazy_imports
+from perceiver.model.registration import register
 
 if TYPE_CHECKING:
     from perceiver.model.multimodal.autoencoder.backend import (
@@ -21,15 +20,11 @@ if TYPE_CHECKING:
     )
     from perceiver.model.multimodal.autoencoder.huggingface import (
         PerceiverMultimodalAutoencoder as PerceiverMultimodalAutoencoder,
+        PerceiverMultimodalAutoencoderConfig as PerceiverMultimodalAutoencoderConfig,
         convert_checkpoint as convert_checkpoint,
         convert_model as convert_model,
-    )
-    from perceiver.model.multimodal.autoencoder.huggingface_config import (
-        PerceiverMultimodalAutoencoderConfig as PerceiverMultimodalAutoencoderConfig,
     )
     from perceiver.model.multimodal.autoencoder.lightning import LitMultimodalAutoencoder as LitMultimodalAutoencoder
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
-
-if find_spec("transformers"):
-    import_module("perceiver.model.multimodal.autoencoder.huggingface_config")  # registers the config
+register("multimodal-autoencoder")

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PerceiverConfig, PerceiverForMultimodalAutoencoding, PreTrainedModel
+from transformers import PerceiverConfig, PerceiverForMultimodalAutoencoding
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
-from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.huggingface.classification import PerceiverClassifier
-from perceiver.model.huggingface.model import save_converted
-from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
-from perceiver.model.huggingface.official import encoder_fields, official_config, official_model
-from perceiver.model.multimodal.autoencoder.backend import (
+from perceiver.model.huggingface.config import config_class
+from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
+from perceiver.model.huggingface.model import register_model
+from perceiver.model.huggingface.official import OfficialWeights, encoder_fields
+from perceiver.model.multimodal.autoencoder.adapter import (
     MODALITIES,
-    MultimodalAutoencoder,
     MultimodalAutoencoderConfig,
     MultimodalDecoderConfig,
     MultimodalEncoderConfig,
     MultimodalInputAdapter,
-    autoencoder_loss,
 )
-from perceiver.model.multimodal.autoencoder.huggingface_config import PerceiverMultimodalAutoencoderConfig
+from perceiver.model.multimodal.autoencoder.backend import MultimodalAutoencoder, autoencoder_loss
+from perceiver.tasks import TASKS
 
 
 @dataclass
@@ -46,6 +43,9 @@ class MultimodalAutoencoderOutput(ModelOutput):
     logits: Tensor | None = None
 
 
+PerceiverMultimodalAutoencoderConfig = config_class(TASKS["multimodal-autoencoder"])
+
+
 class PerceiverMultimodalAutoencoder(PerceiverClassifier):
     """Multimodal autoencoder, registered with `AutoModel`."""
 
@@ -54,6 +54,7 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
     backend_model: MultimodalAutoencoder
     main_input_name = "video"
 
+    @can_return_tuple
     def forward(
         self,
         video: Tensor | None = None,
@@ -62,8 +63,7 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
         video_points: Tensor | None = None,
         audio_points: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> MultimodalAutoencoderOutput | tuple[Tensor, ...]:
+    ) -> MultimodalAutoencoderOutput:
         """Encodes and decodes.
 
         Args:
@@ -75,10 +75,6 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
             audio_points: Numbers of audio patches, likewise.
             labels: Classes (B,). They give the loss (`autoencoder_loss`), of video and audio as well, at the chosen
                 points; training wants a few random ones. An example with -100 counts for nothing.
-            return_dict: Whether the result is a `MultimodalAutoencoderOutput` (default) or a tuple.
-
-        Raises:
-            ValueError: see `MultimodalAutoencoder`, or if there are labels, and no video or no audio.
         """
         points = {"video_points": video_points, "audio_points": audio_points}
         output = self.backend_model(video, audio, class_probs, **points)
@@ -87,66 +83,10 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
             if video is None or audio is None:
                 raise ValueError("the loss needs video and audio, not only labels")
             loss = autoencoder_loss(output, *self.backend_model.targets(video, audio, **points), labels)
-        result = MultimodalAutoencoderOutput(loss=loss, video=output.video, audio=output.audio, logits=output.label)
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return MultimodalAutoencoderOutput(loss=loss, video=output.video, audio=output.audio, logits=output.label)
 
 
-def convert_checkpoint(
-    save_dir: str | Path,
-    ckpt_url: str | Path,
-    id2label: Mapping[int, Any] | None = None,
-    label2id: Mapping[Any, int] | None = None,
-    **kwargs: Any,
-) -> None:
-    """Converts a Lightning checkpoint of a multimodal autoencoder to a Hugging Face folder.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        ckpt_url: Path or URL of a checkpoint.
-        id2label: Names of the classes. Default: those in the checkpoint, or else `LABEL_0` and so on.
-        label2id: The inverse of `id2label`, which is its default.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if the checkpoint can't be read or does not fit, or if there are more or fewer names than classes.
-    """
-    model = PerceiverMultimodalAutoencoder.from_checkpoint(ckpt_url)
-    if id2label is not None:
-        model.set_labels(id2label, label2id)
-    save_converted(model, None, save_dir, **kwargs)
-
-
-def convert_model(save_dir: str | Path, source_repo_id: str = "deepmind/multimodal-perceiver", **kwargs: Any) -> None:
-    """Converts a `transformers.PerceiverForMultimodalAutoencoding`. Outputs are equal, if the label is masked: that
-    model always masks it.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        source_repo_id: Folder or hub id of the transformers model.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        ValueError: if the source is another kind of model, lacks parameters, or has a configuration that this
-            library's model can't express. The message says which.
-    """
-    config = official_config(source_repo_id)
-    source = official_model(source_repo_id, PerceiverForMultimodalAutoencoding, "multimodal autoencoder")
-    model = PerceiverMultimodalAutoencoder(
-        PerceiverMultimodalAutoencoderConfig(
-            backend_config_of(config), id2label=config.id2label, label2id=config.label2id
-        )
-    )
-    load_parameters(model.backend_model, transformers_state_dict(source), source_repo_id)
-    save_converted(model, None, save_dir, **kwargs)
-
-
-def backend_config_of(config: PerceiverConfig) -> MultimodalAutoencoderConfig:
-    """The configuration of a `transformers.PerceiverForMultimodalAutoencoding` as ours.
-
-    Raises:
-        ValueError: if ours can't express it.
-    """
+def official_backend_config(config: PerceiverConfig) -> MultimodalAutoencoderConfig:
     assert isinstance(config.image_size, int) and config.num_labels is not None  # as in transformers
     result = MultimodalAutoencoderConfig(
         # PerceiverForMultimodalAutoencoding fixes numbers of frequencies, padding, video patches and decoder heads.
@@ -185,34 +125,27 @@ def backend_config_of(config: PerceiverConfig) -> MultimodalAutoencoderConfig:
     return replace(result, encoder=replace(result.encoder, **encoder_fields(config, num_input_channels)))
 
 
-def transformers_state_dict(source: PreTrainedModel) -> dict[str, Tensor]:
-    """The parameters of a `transformers.PerceiverForMultimodalAutoencoding` under the names of our backend model.
-
-    Raises:
-        ValueError: if there is a parameter that can't be converted.
-    """
-    names = encoder_layers(source.config.num_self_attends_per_block)
-    names |= cross_attention_layer(
-        "1.cross_attn", "perceiver.decoder.decoder.decoding_cross_attention", attention_residual=False
-    )
-    names["1.output_query_provider.label_query._query"] = (
-        "perceiver.decoder.modalities.label.decoder.output_position_encodings.position_embeddings"
-    )
-    names |= {
-        f"1.output_adapter.linear.{parameter}": f"perceiver.decoder.decoder.final_layer.{parameter}"
-        for parameter in ("weight", "bias")
-    }
-    for ours in MODALITIES:
-        theirs = "image" if ours == "video" else ours
-        head = f"perceiver.output_postprocessor.modalities.{theirs}.classifier"
-        names |= {
-            f"0.input_adapter.padding.{ours}._query": f"perceiver.input_preprocessor.padding.{theirs}",
-            f"0.input_adapter.mask.{ours}._query": f"perceiver.input_preprocessor.mask.{theirs}",
-            f"1.output_query_provider.padding.{ours}._query": f"perceiver.decoder.padding.{theirs}",
-            f"1.output_adapter.heads.{ours}.weight": f"{head}.weight",
-            f"1.output_adapter.heads.{ours}.bias": f"{head}.bias",
-        }
-    return converted(source.state_dict(), names)
-
-
-AutoModel.register(PerceiverMultimodalAutoencoderConfig, PerceiverMultimodalAutoencoder)
+OFFICIAL = OfficialWeights(
+    PerceiverForMultimodalAutoencoding,
+    official_backend_config,
+    modules={
+        "1.cross_attn": "perceiver.decoder.decoder.decoding_cross_attention",
+        "1.output_query_provider.label_query._query": (
+            "perceiver.decoder.modalities.label.decoder.output_position_encodings.position_embeddings"
+        ),
+        "1.output_adapter.linear": "perceiver.decoder.decoder.final_layer",
+        **{
+            ours.format(modality): theirs.format("image" if modality == "video" else modality)
+            for ours, theirs in {
+                "0.input_adapter.padding.{}._query": "perceiver.input_preprocessor.padding.{}",
+                "0.input_adapter.mask.{}._query": "perceiver.input_preprocessor.mask.{}",
+                "1.output_query_provider.padding.{}._query": "perceiver.decoder.padding.{}",
+                "1.output_adapter.heads.{}": "perceiver.output_postprocessor.modalities.{}.classifier",
+            }.items()
+            for modality in MODALITIES
+        },
+    },
+)
+convert_checkpoint = checkpoint_converter(PerceiverMultimodalAutoencoder)
+convert_model = model_converter(PerceiverMultimodalAutoencoder, OFFICIAL)
+register_model(PerceiverMultimodalAutoencoder)

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceiver.model.core.classification import checked_names
 from perceiver.model.lightning.model import LitModel
-from perceiver.model.multimodal.autoencoder.backend import (
-    MultimodalAutoencoder,
+from perceiver.model.multimodal.autoencoder.adapter import (
     MultimodalAutoencoderConfig,
     MultimodalDecoderConfig,
     MultimodalEncoderConfig,
+)
+from perceiver.model.multimodal.autoencoder.backend import (
+    MultimodalAutoencoder,
     MultimodalOutput,
     autoencoder_loss,
     mean_over_examples,
@@ -43,9 +44,6 @@ class LitMultimodalAutoencoder(LitModel):
             checkpoints, and of what `convert_checkpoint` makes of them.
         params: Checkpoint, folder or hub id of a multimodal autoencoder that the model is initialised from.
         kwargs: The other fields of `MultimodalAutoencoderConfig`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     config_class = MultimodalAutoencoderConfig
@@ -83,12 +81,6 @@ class LitMultimodalAutoencoder(LitModel):
         for modality in ("video", "audio"):  # they are never masked: distributed training wants no idle parameters
             self.model.encoder.get_submodule(f"input_adapter.mask.{modality}").requires_grad_(False)
 
-    def setup(self, stage: str) -> None:
-        self.hparams["label_names"] = checked_names(
-            self.hparams["label_names"] or getattr(getattr(self.trainer, "datamodule", None), "label_names", None),
-            self.model.config.decoder.num_classes,
-        )
-
     def forward(self, video: Tensor, audio: Tensor) -> MultimodalOutput:
         """Video (B, T, H, W, channels) and audio (B, samples) -> all of both, and logits of the label (B, classes)"""
         return self.model(video, audio)
@@ -118,9 +110,9 @@ class LitMultimodalAutoencoder(LitModel):
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         return int((batch["label"] != -100).sum())
 
-    def _logged_step(self, batch: dict[str, Tensor], split: str) -> Tensor:
+    def metrics(self, batch: dict[str, Tensor], split: str) -> dict[str, Any]:
         if split == "train":
-            return super()._logged_step(batch, split)
+            return super().metrics(batch, split)
         points: dict[str, Tensor | None] = {}
         if split == "val":
             points = self.random_points(generator=torch.Generator().manual_seed(0))
@@ -131,7 +123,5 @@ class LitMultimodalAutoencoder(LitModel):
             "audio_psnr": psnr(output.audio, audio),
             "acc": (output.label.argmax(dim=-1) == batch["label"]).float(),
         }
-        values = {f"{split}_{name}": mean_over_examples(score, batch["label"]) for name, score in scores.items()}
-        values[f"{split}_loss"] = loss = self.loss(output, batch, points)
-        self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
-        return loss
+        means = {name: mean_over_examples(score, batch["label"]) for name, score in scores.items()}
+        return {"loss": self.loss(output, batch, points), **means}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, TextGenerationPipeline
+from transformers import TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from perceiver.model.huggingface.config import config_class
+from perceiver.model.huggingface.convert import checkpoint_converter
 from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
-from perceiver.model.huggingface.model import save_converted
+from perceiver.model.huggingface.model import register_model, text_tokenizer
 from perceiver.model.text.clm.backend import CausalLanguageModel
-from perceiver.model.text.clm.huggingface_config import PerceiverCausalLanguageModelConfig
-from perceiver.model.text.common.huggingface import text_tokenizer
+from perceiver.tasks import TASKS
+
+PerceiverCausalLanguageModelConfig = config_class(TASKS["clm"])
 
 
 class PerceiverCausalLanguageModel(CausalSequenceGenerationModel):
@@ -21,7 +23,17 @@ class PerceiverCausalLanguageModel(CausalSequenceGenerationModel):
 
     config_class = PerceiverCausalLanguageModelConfig
     backend_class = CausalLanguageModel
-    pipeline_task = "text-generation"
+
+    def processor(self, source: Any) -> Any:
+        tokenizer = text_tokenizer(source, padding_side="left")  # any length: the model sees the last tokens
+        vocab_size = self.backend_model.config.vocab_size
+        if len(tokenizer) > vocab_size:
+            warnings.warn(
+                f"tokenizer {source} has {len(tokenizer)} ids, the model's vocabulary only {vocab_size}: texts with "
+                "other tokens will be refused",
+                stacklevel=3,
+            )
+        return tokenizer
 
 
 class PerceiverTextGenerationPipeline(TextGenerationPipeline):
@@ -37,31 +49,7 @@ class PerceiverTextGenerationPipeline(TextGenerationPipeline):
         return super().preprocess(prompt_text, prefix, **kwargs)
 
 
-def convert_checkpoint(save_dir: str | Path, ckpt_url: str | Path, tokenizer_name: str, **kwargs: Any) -> None:
-    """Converts a Lightning checkpoint of a causal language model to a Hugging Face folder.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        ckpt_url: Path or URL of a checkpoint of perceiver-io 0.8 or later.
-        tokenizer_name: Folder or hub id of the model's tokenizer.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if the checkpoint can't be read or does not fit.
-    """
-    model = PerceiverCausalLanguageModel.from_checkpoint(ckpt_url)
-    tokenizer = text_tokenizer(tokenizer_name, padding_side="left")  # any length: the model sees the last tokens
-    vocab_size = model.backend_model.config.vocab_size
-    if len(tokenizer) > vocab_size:
-        warnings.warn(
-            f"tokenizer {tokenizer_name} has {len(tokenizer)} ids, the model's vocabulary only {vocab_size}: texts "
-            "with other tokens will be refused",
-            stacklevel=2,
-        )
-    save_converted(model, tokenizer, save_dir, **kwargs)
-
-
-AutoModelForCausalLM.register(PerceiverCausalLanguageModelConfig, PerceiverCausalLanguageModel)
+convert_checkpoint = checkpoint_converter(PerceiverCausalLanguageModel)
+register_model(PerceiverCausalLanguageModel)
 # In place of transformers' own, whose other settings for the task stay. (`register_pipeline` would drop them.)
 PIPELINE_REGISTRY.supported_tasks["text-generation"]["impl"] = PerceiverTextGenerationPipeline

@@ -45,16 +45,12 @@ class LitCausalLanguageModel(LitCausalSequenceModel):
             params=params,
         )
 
-    def _logged_step(self, batch: Batch, split: str) -> Tensor:
-        loss = super()._logged_step(batch, split)
-        bytes_per_token = getattr(self._data_module, "bytes_per_token", None)
+    def metrics(self, batch: Batch, split: str) -> dict[str, Any]:
+        values = super().metrics(batch, split)
+        bytes_per_token = getattr(self.data_module, "bytes_per_token", None)
         if bytes_per_token is not None:
-            bits_per_byte = loss.detach() / math.log(2) / bytes_per_token
-            if split == "train":
-                self.log("train_bits_per_byte", bits_per_byte)
-            else:
-                self.log(f"{split}_bits_per_byte", bits_per_byte, sync_dist=True, batch_size=self.num_targets(batch))
-        return loss
+            values["bits_per_byte"] = values["loss"].detach() / math.log(2) / bytes_per_token
+        return values
 
     def prompt_tokens(self, prompt: str) -> Tensor:
         tokenizer = self._from_data("tokenizer", "validation_sample_prompt")

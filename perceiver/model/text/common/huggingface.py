@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor, nn
+from transformers import PerceiverConfig
 
-from transformers import AutoTokenizer
+from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.huggingface.model import PerceiverBackendModel, pad_mask_of
+from perceiver.model.huggingface.official import encoder_fields
+from perceiver.model.text.common.backend import TextEncoderConfig, txt_embedding
+
+OFFICIAL_INPUTS = {
+    "0.input_adapter.txt_embedding": "perceiver.input_preprocessor.embeddings",
+    "0.input_adapter.pos_embedding": "perceiver.input_preprocessor.position_embeddings",
+}
 
 
-def text_tokenizer(name: str, *, vocab_size: int | None = None, max_seq_len: int | None = None, **kwargs: Any) -> Any:
-    """The tokenizer `name`, as a converted model is saved with.
+def official_encoder(config: PerceiverConfig) -> TextEncoderConfig:
+    """The encoder of transformers' Perceiver models of text."""
+    return TextEncoderConfig(
+        vocab_size=config.vocab_size,
+        max_seq_len=config.max_position_embeddings,
+        num_input_channels=config.d_model,
+        **encoder_fields(config, num_input_channels=config.d_model),
+    )
 
-    Args:
-        name: Folder or hub id.
-        vocab_size: Number of token ids that the model has.
-        max_seq_len: Longest sequence that the model takes, to which texts shall be cut. None: they shall not.
-        kwargs: Arguments of the tokenizer, `padding_side` for example.
 
-    Raises:
-        ValueError: if the tokenizer has more ids than `vocab_size`.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
-    if vocab_size is not None and len(tokenizer) > vocab_size:
-        raise ValueError(f"tokenizer {name} has {len(tokenizer)} ids, the model's vocabulary only {vocab_size}")
-    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
-    if max_seq_len is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, max_seq_len)
-    return tokenizer
+class PerceiverTextModel(PerceiverBackendModel):
+    """Base of models with a text encoder."""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return txt_embedding(self.backend_model)
+
+    def per_position(
+        self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, output_positions: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Loss and logits of a `PerPositionModel`. In training, labelled positions alone are decoded: no logits."""
+        pad_mask = pad_mask_of(attention_mask)
+        if labels is not None and self.training and output_positions is None:
+            return self.backend_model.loss(labels, input_ids, pad_mask), None
+        logits = self.backend_model(input_ids, pad_mask, output_positions)
+        if labels is None:
+            return None, logits
+        labels = labels if output_positions is None else labels.gather(1, output_positions)
+        return token_cross_entropy(logits, labels), logits

@@ -67,7 +67,7 @@ class LitMaskedLanguageModel(LitModel):
         """`num_predictions` fillings of each of `masked_samples`, with the tokenizer of the trainer's data module."""
         if not self.masked_samples:
             return []
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data_module
         if not hasattr(data, "tokenizer"):
             raise ValueError("masked_samples are filled with the tokenizer of the data module: pass datamodule=...")
         special = getattr(data, "add_special_tokens", False)

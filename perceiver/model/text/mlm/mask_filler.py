@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from perceiver.model.text.mlm.backend import MaskedLanguageModel, labelled_positions
+from perceiver.model.text.common.backend import labelled_positions
+from perceiver.model.text.mlm.backend import MaskedLanguageModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

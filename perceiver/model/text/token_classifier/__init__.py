@@ -1,14 +1,13 @@
 """Token classifier: a class for each word of a text, part of an entity for example, from bytes.
 
-Importing this package registers the model with transformers' Auto classes, if transformers is installed. Modeling code
-of transformers and Lightning are imported when something that needs them is first used.
+Importing this package registers the model with transformers' Auto classes, if transformers is installed. All else is
+imported when it is first used.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from perceiver.lazy import lazy_imports
+from perceiver.model.registration import register
 
 if TYPE_CHECKING:
     from perceiver.model.text.common.backend import TextEncoderConfig as TextEncoderConfig
@@ -21,17 +20,14 @@ if TYPE_CHECKING:
         TokenClassificationDecoderConfig as TokenClassificationDecoderConfig,
         TokenClassifier as TokenClassifier,
         TokenClassifierConfig as TokenClassifierConfig,
+        perceiver_io_token_classifier as perceiver_io_token_classifier,
     )
     from perceiver.model.text.token_classifier.huggingface import (
         PerceiverTokenClassifier as PerceiverTokenClassifier,
-        convert_checkpoint as convert_checkpoint,
-    )
-    from perceiver.model.text.token_classifier.huggingface_config import (
         PerceiverTokenClassifierConfig as PerceiverTokenClassifierConfig,
+        convert_checkpoint as convert_checkpoint,
     )
     from perceiver.model.text.token_classifier.lightning import LitTokenClassifier as LitTokenClassifier
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
-
-if find_spec("transformers"):
-    import_module("perceiver.model.text.token_classifier.huggingface_config")  # registers the config
+register("token-classifier")

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, PerceiverTokenizer, TokenClassificationPipeline
+from torch import Tensor
+from transformers import PerceiverTokenizer, TokenClassificationPipeline
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils.generic import can_return_tuple
 
-from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.huggingface.classification import PerceiverClassifier
-from perceiver.model.huggingface.model import pad_mask_of, save_converted
-from perceiver.model.text.common.backend import txt_embedding
-from perceiver.model.text.common.huggingface import text_tokenizer
+from perceiver.model.huggingface.config import config_class
+from perceiver.model.huggingface.convert import checkpoint_converter
+from perceiver.model.huggingface.model import register_model
+from perceiver.model.text.common.huggingface import PerceiverTextModel
 from perceiver.model.text.token_classifier.backend import TokenClassifier
 from perceiver.model.text.token_classifier.entities import AGGREGATIONS, entities_of
-from perceiver.model.text.token_classifier.huggingface_config import PerceiverTokenClassifierConfig
+from perceiver.tasks import TASKS
+
+PerceiverTokenClassifierConfig = config_class(TASKS["token-classifier"])
 
 
-class PerceiverTokenClassifier(PerceiverClassifier):
+class PerceiverTokenClassifier(PerceiverTextModel, PerceiverClassifier):
     """Token classifier, registered with `AutoModelForTokenClassification`."""
 
     config_class = PerceiverTokenClassifierConfig
     backend_class = TokenClassifier
-    pipeline_task = "token-classification"
     backend_model: TokenClassifier
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_positions: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> TokenClassifierOutput | tuple[Tensor, ...]:
+    ) -> TokenClassifierOutput:
         """Classifies tokens.
 
         Args:
@@ -45,26 +46,13 @@ class PerceiverTokenClassifier(PerceiverClassifier):
             labels: Classes (B, M), -100 where there is nothing to classify. They give the loss.
             output_positions: Indices (B, P) of the positions to classify. By default all, except in training with
                 `labels`: then only labelled positions are decoded and `logits` are None.
-            return_dict: Whether the result is a `TokenClassifierOutput` (default) or a tuple.
 
         Returns:
             `loss`, if there are labels: mean cross-entropy over labelled positions. `logits`: (B, M, classes), or
             (B, P, classes).
         """
-        loss = logits = None
-        pad_mask = pad_mask_of(attention_mask)
-        if labels is not None and self.training and output_positions is None:
-            loss = self.backend_model.loss(labels, input_ids, pad_mask)
-        else:
-            logits = self.backend_model(input_ids, pad_mask, output_positions)
-            if labels is not None:
-                labels = labels if output_positions is None else labels.gather(1, output_positions)
-                loss = token_cross_entropy(logits, labels)
-        output = TokenClassifierOutput(loss=loss, logits=logits)
-        return output if return_dict is None or return_dict else output.to_tuple()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return txt_embedding(self.backend_model)
+        loss, logits = self.per_position(input_ids, attention_mask, labels, output_positions)
+        return TokenClassifierOutput(loss=loss, logits=logits)
 
 
 class PerceiverTokenClassificationPipeline(TokenClassificationPipeline):
@@ -161,35 +149,7 @@ class PerceiverTokenClassificationPipeline(TokenClassificationPipeline):
         return entities_of(output["sentence"], scores, names, words=output["words"], **kwargs)
 
 
-def convert_checkpoint(
-    save_dir: str | Path,
-    ckpt_url: str | Path,
-    tokenizer_name: str,
-    id2label: Mapping[int, str] | None = None,
-    **kwargs: Any,
-) -> None:
-    """Converts a Lightning checkpoint of a token classifier to a Hugging Face folder.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        ckpt_url: Path or URL of a checkpoint.
-        tokenizer_name: Folder or hub id of the model's tokenizer.
-        id2label: Names of the classes. Default: those in the checkpoint, or else `LABEL_0` and so on.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if the checkpoint can't be read or does not fit, if the tokenizer has more ids than the model, or if
-            there are more or fewer names than classes.
-    """
-    model = PerceiverTokenClassifier.from_checkpoint(ckpt_url)
-    if id2label is not None:
-        model.set_labels(id2label)
-    config = model.backend_model.config.encoder
-    tokenizer = text_tokenizer(tokenizer_name, vocab_size=config.vocab_size, max_seq_len=config.max_seq_len)
-    save_converted(model, tokenizer, save_dir, **kwargs)
-
-
-AutoModelForTokenClassification.register(PerceiverTokenClassifierConfig, PerceiverTokenClassifier)
+convert_checkpoint = checkpoint_converter(PerceiverTokenClassifier)
+register_model(PerceiverTokenClassifier)
 # In place of transformers' own, whose other settings for the task stay. (`register_pipeline` would drop them.)
 PIPELINE_REGISTRY.supported_tasks["token-classification"]["impl"] = PerceiverTokenClassificationPipeline

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
-from perceiver.model.core.classification import checked_names
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.lightning.model import LitModel
-from perceiver.model.text.common.backend import TextEncoderConfig
-from perceiver.model.text.mlm.backend import labelled_positions
+from perceiver.model.text.common.backend import TextEncoderConfig, labelled_positions
 from perceiver.model.text.token_classifier.alignment import IGNORED, entity_counts
 from perceiver.model.text.token_classifier.backend import (
     TokenClassificationDecoderConfig,
@@ -56,22 +52,13 @@ class LitTokenClassifier(LitModel):
         params: str | None = None,
         **kwargs: Any,
     ):
-        # Without the name of the decoder's file: a checkpoint never needs it again.
-        model = TokenClassifier(TokenClassifierConfig(encoder, replace(decoder, params=None), **kwargs))
-        if params is None and decoder.params is not None:
-            load_decoder(model, decoder.params)
+        model = TokenClassifier(TokenClassifierConfig(encoder, decoder, **kwargs))
         super().__init__(model, params, label_names=label_names)
         self.val_f1, self.test_f1 = EntityF1(), EntityF1()
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Token ids (B, M) -> logits (B, M, classes)"""
         return self.model(x, pad_mask)
-
-    def setup(self, stage: str) -> None:
-        self.hparams["label_names"] = checked_names(
-            self.hparams["label_names"] or getattr(getattr(self.trainer, "datamodule", None), "label_names", None),
-            self.model.config.decoder.num_classes,
-        )
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         labels, x, pad_mask = batch
@@ -80,34 +67,22 @@ class LitTokenClassifier(LitModel):
     def num_targets(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
         return int((batch[0] != IGNORED).sum())
 
-    def _logged_step(self, batch: tuple[Tensor, Tensor, Tensor], split: str) -> Tensor:
+    def metrics(self, batch: tuple[Tensor, Tensor, Tensor], split: str) -> dict[str, Any]:
         if split == "train":
-            return super()._logged_step(batch, split)
+            return super().metrics(batch, split)
         labels, x, pad_mask = batch
         positions, labels = labelled_positions(labels, x)  # B P
         logits = self.model(x, pad_mask, output_positions=positions)  # B P classes
-        loss = token_cross_entropy(logits, labels)
         correct = ((logits.argmax(dim=-1) == labels) & (labels != IGNORED)).sum()
-        values = {f"{split}_loss": loss, f"{split}_acc": correct / (labels != IGNORED).sum().clamp(min=1)}
-        self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
+        values: dict[str, Any] = {
+            "loss": token_cross_entropy(logits, labels),
+            "acc": correct / (labels != IGNORED).sum().clamp(min=1),
+        }
         names = self.hparams["label_names"]
         if names is not None and any(name.startswith(("B-", "I-")) for name in names):
-            f1 = self.val_f1 if split == "val" else self.test_f1
-            f1.update(logits.float().softmax(dim=-1), labels, positions, names)
-            self.log(f"{split}_f1", f1, prog_bar=True)
-        return loss
-
-
-def load_decoder(model: TokenClassifier, source: str) -> None:
-    """Initialises all of the decoder but its output from a masked language model. Errors as in `read_checkpoint`.
-
-    Raises:
-        ValueError: if names or shapes differ.
-    """
-    output = "output_adapter."
-    state_dict = {k: v for k, v in read_checkpoint(source, part="1.").state_dict.items() if not k.startswith(output)}
-    own = {k: v for k, v in model.decoder.state_dict().items() if k.startswith(output)}
-    load_parameters(model.decoder, state_dict | own, source)
+            values["f1"] = self.val_f1 if split == "val" else self.test_f1
+            values["f1"].update(logits.float().softmax(dim=-1), labels, positions, names)
+        return values
 
 
 class EntityF1(Metric):

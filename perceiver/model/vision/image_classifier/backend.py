@@ -14,7 +14,7 @@ Images of another size than the model was made for are taken, too: the same posi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -23,10 +23,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter
-from perceiver.model.core.classification import classification_decoder
-from perceiver.model.core.config import ClassificationDecoderConfig, EncoderConfig, PerceiverIOConfig
+from perceiver.model.core.classification import classification_output
+from perceiver.model.core.config import SINCE_1_0, ClassificationDecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.linear import Linear
-from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
+from perceiver.model.core.perceiver_io import PerceiverIO, assemble
 from perceiver.model.core.position import FourierPositionEncoding
 
 
@@ -43,8 +43,10 @@ class ImageEncoderConfig(EncoderConfig):
 
     image_shape: tuple[int, int, int] = (224, 224, 3)
     num_frequency_bands: int = 32
-    adapter: Literal["fourier", "learned", "conv"] = "fourier"
-    num_adapter_channels: int = 256
+    adapter: Literal["fourier", "learned", "conv"] = field(default="fourier", metadata=SINCE_1_0)
+    num_adapter_channels: int = field(default=256, metadata=SINCE_1_0)
+
+    qk_channels_of_input = True
 
 
 @dataclass
@@ -84,6 +86,26 @@ def _imagenet_config(encoder: ImageEncoderConfig) -> ImageClassifierConfig:
         ),
         num_latents=512,
         num_latent_channels=1024,
+    )
+
+
+def perceiver_io_mnist() -> ImageClassifierConfig:
+    """907,212 parameters, for images of 28 x 28 grey pixels: the published MNIST classifier."""
+    return ImageClassifierConfig(
+        encoder=ImageEncoderConfig(
+            image_shape=(28, 28, 1),
+            num_cross_attention_layers=2,
+            num_cross_attention_heads=1,
+            num_self_attention_blocks=3,
+            num_self_attention_layers_per_block=3,
+            first_self_attention_block_shared=False,
+            dropout=0.1,
+        ),
+        decoder=ClassificationDecoderConfig(
+            num_classes=10, num_output_query_channels=128, num_cross_attention_heads=1, dropout=0.1
+        ),
+        num_latents=32,
+        num_latent_channels=128,
     )
 
 
@@ -176,35 +198,11 @@ ADAPTERS: dict[str, Callable[[ImageEncoderConfig], InputAdapter]] = {
 
 class ImageClassifier(PerceiverIO):
     """Image classifier. `forward` takes images (B, H, W, channels) and returns logits (B, classes), or (B, O, classes)
-    for more than one output query.
-
-    Raises:
-        ValueError: if there is no such adapter, if a size or a number of classes or output queries is smaller than one,
-            or if heads don't divide channels.
-    """
+    for more than one output query."""
 
     def __init__(self, config: ImageClassifierConfig):
-        encoder = config.encoder
-        if encoder.adapter not in ADAPTERS:
-            raise ValueError(f"encoder.adapter={encoder.adapter!r} must be one of {', '.join(ADAPTERS)}")
-        if len(encoder.image_shape) != 3 or min(*encoder.image_shape, encoder.num_adapter_channels) < 1:
-            raise ValueError(
-                f"encoder.image_shape={encoder.image_shape} must be height, width and channels, and "
-                f"num_adapter_channels={encoder.num_adapter_channels} at least 1"
-            )
-        input_adapter = ADAPTERS[encoder.adapter](encoder)
-        num_qk_channels = encoder.num_cross_attention_qk_channels or input_adapter.num_input_channels
-        super().__init__(
-            PerceiverEncoder(
-                input_adapter,
-                replace(encoder, num_cross_attention_qk_channels=num_qk_channels),
-                num_latents=config.num_latents,
-                num_latent_channels=config.num_latent_channels,
-                activation_checkpointing=config.activation_checkpointing,
-                activation_offloading=config.activation_offloading,
-            ),
-            classification_decoder(config.decoder, config),
-        )
+        input_adapter = ADAPTERS[config.encoder.adapter](config.encoder)
+        super().__init__(*assemble(config, input_adapter, *classification_output(config.decoder)))
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # images have no padding
@@ -216,9 +214,6 @@ class ImageClassifier(PerceiverIO):
 
         Returns:
             Logits (B, classes), or (B, O, classes).
-
-        Raises:
-            ValueError: if `x` has another shape or data type.
         """
         num_channels = self.config.encoder.image_shape[-1]
         if x.ndim != 4 or x.shape[-1] != num_channels or 0 in x.shape[1:3] or not x.is_floating_point():

@@ -9,8 +9,7 @@ second one, relative to where it was: x (right) first, y (down) second, in units
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from perceiver.model.core.adapter import InputAdapter, QueryProvider
 from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.linear import Linear
-from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder, PerceiverIO
+from perceiver.model.core.perceiver_io import PerceiverIO, assemble
 from perceiver.model.core.position import FourierPositionEncoding
 
 NUM_FRAMES = 2
@@ -42,6 +41,8 @@ class OpticalFlowEncoderConfig(EncoderConfig):
     num_patch_hidden_channels: int = 64
     num_frequency_bands: int = 64
 
+    qk_channels_of_input = True
+
 
 @dataclass
 class OpticalFlowDecoderConfig(DecoderConfig):
@@ -62,6 +63,14 @@ class OpticalFlowConfig(PerceiverIOConfig):
 
     encoder: OpticalFlowEncoderConfig
     decoder: OpticalFlowDecoderConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encoder.image_shape != self.decoder.image_shape:
+            raise ValueError(
+                f"encoder.image_shape={self.encoder.image_shape} and decoder.image_shape={self.decoder.image_shape} "
+                "must be equal"
+            )
 
 
 def perceiver_io_optical_flow() -> OpticalFlowConfig:
@@ -114,47 +123,15 @@ class OpticalFlowOutputAdapter(nn.Module):
 
 
 class OpticalFlow(PerceiverIO):
-    """Optical flow between two frames.
-
-    Raises:
-        ValueError: if encoder and decoder differ in `image_shape`, if a size is smaller than one, or if heads don't
-            divide channels.
-    """
+    """Optical flow between two frames."""
 
     def __init__(self, config: OpticalFlowConfig):
-        encoder, decoder = config.encoder, config.decoder
-        if encoder.image_shape != decoder.image_shape or len(encoder.image_shape) != 2:
-            raise ValueError(
-                f"encoder.image_shape={encoder.image_shape} and decoder.image_shape={decoder.image_shape} must be "
-                "height and width, and equal"
-            )
-        if min(encoder.num_patch_input_channels, encoder.num_patch_hidden_channels) < 1:
-            raise ValueError(
-                f"encoder.num_patch_input_channels={encoder.num_patch_input_channels} and "
-                f"num_patch_hidden_channels={encoder.num_patch_hidden_channels} must be at least 1"
-            )
-        input_adapter = OpticalFlowInputAdapter(encoder)
-        num_channels = input_adapter.num_input_channels
-        num_qk_channels = encoder.num_cross_attention_qk_channels or num_channels
-        shared: dict[str, Any] = {
-            "num_latent_channels": config.num_latent_channels,
-            "activation_checkpointing": config.activation_checkpointing,
-            "activation_offloading": config.activation_offloading,
-        }
-        super().__init__(
-            PerceiverEncoder(
-                input_adapter,
-                replace(encoder, num_cross_attention_qk_channels=num_qk_channels),
-                num_latents=config.num_latents,
-                **shared,
-            ),
-            PerceiverDecoder(
-                OpticalFlowOutputAdapter(num_query_channels=num_channels, rescale_factor=decoder.rescale_factor),
-                decoder,
-                output_query_provider=QueryProvider(num_channels),
-                **shared,
-            ),
+        input_adapter = OpticalFlowInputAdapter(config.encoder)
+        num_channels = input_adapter.num_input_channels  # the decoder's queries are the encoder's inputs
+        output_adapter = OpticalFlowOutputAdapter(
+            num_query_channels=num_channels, rescale_factor=config.decoder.rescale_factor
         )
+        super().__init__(*assemble(config, input_adapter, output_adapter, QueryProvider(num_channels)))
         self.config = config
 
     def forward(self, x: Tensor, decode_at_once: int = 2**15) -> Tensor:  # type: ignore[override]  # frames, no padding
@@ -168,9 +145,6 @@ class OpticalFlow(PerceiverIO):
 
         Returns:
             Flow (B, H, W, 2) in units of `PIXELS_PER_UNIT` pixels.
-
-        Raises:
-            ValueError: if `x` has another shape or data type, or if `decode_at_once` is smaller than one.
         """
         num_features = self.config.encoder.num_patch_input_channels
         is_pair = x.ndim == 5 and x.shape[1:3] == (NUM_FRAMES, num_features) and 0 not in x.shape[3:]
@@ -197,9 +171,6 @@ def end_point_error(flow: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Errors in pixels (B, H, W), float32, 0 where flow is unknown, and whether it is known, (B, H, W).
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     if flow.shape != target.shape:
         raise ValueError(f"flow has shape {tuple(flow.shape)}, its target {tuple(target.shape)}: they must be equal")

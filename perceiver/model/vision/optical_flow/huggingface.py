@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
-from transformers import AutoModel, PerceiverConfig, PerceiverForOpticalFlow, Pipeline, PreTrainedModel
+from transformers import PerceiverConfig, PerceiverForOpticalFlow, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
-from perceiver.model.core.checkpoint import load_parameters
-from perceiver.model.huggingface.model import PerceiverBackendModel, save_converted
-from perceiver.model.huggingface.names import converted, cross_attention_layer, encoder_layers
-from perceiver.model.huggingface.official import encoder_fields, official_config, official_model
+from perceiver.model.huggingface.config import config_class
+from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
+from perceiver.model.huggingface.model import PerceiverBackendModel, register_model
+from perceiver.model.huggingface.official import OfficialWeights, encoder_fields
 from perceiver.model.vision.optical_flow.backend import (
     PIXELS_PER_UNIT,
     OpticalFlow,
@@ -27,7 +27,7 @@ from perceiver.model.vision.optical_flow.backend import (
     OpticalFlowInputAdapter,
     flow_loss,
 )
-from perceiver.model.vision.optical_flow.huggingface_config import OpticalFlowPerceiverConfig
+from perceiver.tasks import TASKS
 
 
 @dataclass
@@ -43,32 +43,31 @@ class OpticalFlowOutput(ModelOutput):
     logits: Tensor | None = None
 
 
+OpticalFlowPerceiverConfig = config_class(TASKS["optical-flow"])
+
+
 class OpticalFlowPerceiver(PerceiverBackendModel):
     """Optical flow, registered with `AutoModel`."""
 
     config_class = OpticalFlowPerceiverConfig
     backend_class = OpticalFlow
-    pipeline_task = "optical-flow"
     backend_model: OpticalFlow
     main_input_name = "inputs"
 
-    def forward(
-        self, inputs: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
-    ) -> OpticalFlowOutput | tuple[Tensor, ...]:
+    @can_return_tuple
+    def forward(self, inputs: Tensor, labels: Tensor | None = None) -> OpticalFlowOutput:
         """Estimates flow.
 
         Args:
             inputs: Features of two frames (B, 2, 27, H, W), as `OpticalFlowProcessor` makes them.
             labels: Flow (B, H, W, 2) in pixels, not finite where it is unknown. It gives the loss.
-            return_dict: Whether the result is an `OpticalFlowOutput` (default) or a tuple.
 
         Returns:
             `loss`, if there are labels: mean end-point error in pixels. `logits`: flow (B, H, W, 2) in units of
             `PIXELS_PER_UNIT` pixels.
         """
         flow = self.backend_model(inputs)
-        output = OpticalFlowOutput(loss=None if labels is None else flow_loss(flow, labels), logits=flow)
-        return output if return_dict is None or return_dict else output.to_tuple()
+        return OpticalFlowOutput(loss=None if labels is None else flow_loss(flow, labels), logits=flow)
 
 
 class OpticalFlowPipeline(Pipeline):
@@ -132,46 +131,7 @@ class OpticalFlowPipeline(Pipeline):
         return self.render(flow) if render else flow
 
 
-def convert_checkpoint(save_dir: str | Path, ckpt_url: str | Path, **kwargs: Any) -> None:
-    """Converts a Lightning checkpoint of optical flow to a Hugging Face folder.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        ckpt_url: Path or URL of a checkpoint.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if the checkpoint can't be read or does not fit.
-    """
-    save_converted(OpticalFlowPerceiver.from_checkpoint(ckpt_url), None, save_dir, **kwargs)
-
-
-def convert_model(save_dir: str | Path, source_repo_id: str = "deepmind/optical-flow-perceiver", **kwargs: Any) -> None:
-    """Converts a `transformers.PerceiverForOpticalFlow`. Outputs are equal.
-
-    Args:
-        save_dir: Folder to write. A failed conversion leaves it as it was.
-        source_repo_id: Folder or hub id of the transformers model.
-        kwargs: See `save_converted`, `push_to_hub=True` for example.
-
-    Raises:
-        ValueError: if the source is another kind of model, lacks parameters, or has a configuration that this
-            library's model can't express. The message says which.
-    """
-    config = official_config(source_repo_id)
-    source = official_model(source_repo_id, PerceiverForOpticalFlow, "optical flow model")
-    model = OpticalFlowPerceiver(OpticalFlowPerceiverConfig(backend_config_of(config)))
-    load_parameters(model.backend_model, transformers_state_dict(source), source_repo_id)
-    save_converted(model, None, save_dir, **kwargs)
-
-
-def backend_config_of(config: PerceiverConfig) -> OpticalFlowConfig:
-    """The configuration of a `transformers.PerceiverForOpticalFlow` as ours.
-
-    Raises:
-        ValueError: if ours can't express it.
-    """
+def official_backend_config(config: PerceiverConfig) -> OpticalFlowConfig:
     height, width = config.train_size
     encoder = OpticalFlowEncoderConfig(image_shape=(height, width))
     num_input_channels = OpticalFlowInputAdapter(encoder).num_input_channels
@@ -192,23 +152,16 @@ def backend_config_of(config: PerceiverConfig) -> OpticalFlowConfig:
     return OpticalFlowConfig(encoder, decoder, num_latents=config.num_latents, num_latent_channels=config.d_latents)
 
 
-def transformers_state_dict(source: PreTrainedModel) -> dict[str, Tensor]:
-    """The parameters of a `transformers.PerceiverForOpticalFlow` under the names of our backend model.
-
-    Raises:
-        ValueError: if there is a parameter that can't be converted.
-    """
-    decoder = "perceiver.decoder.decoder"
-    names = encoder_layers(source.config.num_self_attends_per_block)
-    names |= cross_attention_layer("1.cross_attn", f"{decoder}.decoding_cross_attention", attention_residual=False)
-    names |= {
-        "0.input_adapter.linear.weight": "perceiver.input_preprocessor.conv_after_patches.weight",
-        "0.input_adapter.linear.bias": "perceiver.input_preprocessor.conv_after_patches.bias",
-        "1.output_adapter.linear.weight": f"{decoder}.final_layer.weight",
-        "1.output_adapter.linear.bias": f"{decoder}.final_layer.bias",
-    }
-    return converted(source.state_dict(), names)
-
-
-AutoModel.register(OpticalFlowPerceiverConfig, OpticalFlowPerceiver)
+OFFICIAL = OfficialWeights(
+    PerceiverForOpticalFlow,
+    official_backend_config,
+    modules={
+        "0.input_adapter.linear": "perceiver.input_preprocessor.conv_after_patches",
+        "1.cross_attn": "perceiver.decoder.decoder.decoding_cross_attention",
+        "1.output_adapter.linear": "perceiver.decoder.decoder.final_layer",
+    },
+)
+convert_checkpoint = checkpoint_converter(OpticalFlowPerceiver)
+convert_model = model_converter(OpticalFlowPerceiver, OFFICIAL)
+register_model(OpticalFlowPerceiver)
 PIPELINE_REGISTRY.register_pipeline("optical-flow", pipeline_class=OpticalFlowPipeline, pt_model=OpticalFlowPerceiver)

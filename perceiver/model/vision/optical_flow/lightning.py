@@ -52,14 +52,11 @@ class LitOpticalFlow(LitModel):
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         return int(known_flow(batch).isfinite().all(dim=-1).sum())
 
-    def _logged_step(self, batch: dict[str, Tensor], split: str) -> Tensor:
+    def metrics(self, batch: dict[str, Tensor], split: str) -> dict[str, Any]:
         if split == "train":
-            return super()._logged_step(batch, split)
+            return super().metrics(batch, split)
         flow, target = self.model(batch["x"]), known_flow(batch)
-        loss = flow_loss(flow, target)
-        values = {f"{split}_loss": loss, f"{split}_outliers": outlier_rate(flow, target)}
-        self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
-        return loss
+        return {"loss": flow_loss(flow, target), "outliers": outlier_rate(flow, target)}
 
 
 def known_flow(batch: dict[str, Tensor]) -> Tensor:

@@ -485,15 +485,18 @@ def test_every_field_has_an_effect(part: str, name: str) -> None:
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"video_shape": (T, H, W)}, r"video_shape=\(5, 4, 6\) must be frames, height, width and channels"),
-        ({"video_shape": (0, H, W, 3)}, r"video_shape=\(0, 4, 6, 3\) must be .* all at least 1"),
+        ({"video_shape": (T, H, W)}, r"video_shape=\(5, 4, 6\) .* must be 4 integers, at least 1"),
+        ({"video_shape": (0, H, W, 3)}, r"video_shape=\(0, 4, 6, 3\) .* must be 4 integers, at least 1"),
         ({"video_patch_size": 3}, "video_patch_size=3 must divide height and width"),
-        ({"video_patch_size": 0}, "video_patch_size=0 must divide"),
+        ({"video_patch_size": 0}, "video_patch_size=0 .* at least 1"),
         ({"audio_patch_size": 4}, "audio_patch_size=4 must divide num_audio_samples=21"),
-        ({"num_audio_samples": 0}, "num_audio_samples=0, both at least 1"),
-        ({"num_audio_frequency_bands": 0}, "num_frequency_bands=0 must be positive"),
-        ({"encoder": {"num_modality_channels": 0}}, "encoder.num_modality_channels=0 must be at least 1"),
-        ({"decoder": {"num_classes": 0}}, "decoder.num_classes=0 must be at least 1"),
+        ({"num_audio_samples": 0}, "num_audio_samples=0 .* at least 1"),
+        ({"num_audio_frequency_bands": 0}, "num_audio_frequency_bands=0 .* at least 1"),
+        (
+            {"encoder": {"num_modality_channels": 0}},
+            "num_modality_channels=0 of MultimodalEncoderConfig must be",
+        ),
+        ({"decoder": {"num_classes": 0}}, "num_classes=0 of MultimodalDecoderConfig must be an integer, at least 1"),
         (
             {"encoder": {"num_cross_attention_heads": 2}},
             "num_qk_channels=29 must be a .* multiple of num_heads=2",

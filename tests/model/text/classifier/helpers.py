@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from perceiver.model.core.config import ClassificationDecoderConfig
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
 from perceiver.model.text.common.backend import TextEncoderConfig
-from tests.model.helpers import GOLDEN, mlm_config, randomise_vectors
+from tests.model.helpers import GOLDEN, mlm_config, randomise_vectors, text_config
 
 TXT_CLF = GOLDEN / "txt_clf"
 HUB = TXT_CLF / "hub"
@@ -32,7 +32,7 @@ def clf_config(
         "num_cross_attention_v_channels": 4,
         "init_scale": 0.4,
     }
-    mlm = mlm_config(encoder)
+    mlm = mlm_config(encoder, {"vocab_size": (encoder or {}).get("vocab_size", 37)})
     return TextClassifierConfig(
         mlm.encoder,
         ClassificationDecoderConfig(**(values | (decoder or {}))),
@@ -48,7 +48,7 @@ def clf_model(config: TextClassifierConfig | None = None, seed: int = 0) -> Text
 
 
 def byte_encoder() -> TextEncoderConfig:
-    return mlm_config({"vocab_size": 262, "max_seq_len": 64}).encoder
+    return text_config().encoder
 
 
 class Examples(Dataset[tuple[Tensor, ...]]):

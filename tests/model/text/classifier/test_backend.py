@@ -102,7 +102,7 @@ def test_initial_values_and_freezing() -> None:
 
 @pytest.mark.parametrize("name", ["num_classes", "num_output_queries"])
 def test_sizes_below_one(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"decoder\.{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=rf"{name}=0 of ClassificationDecoderConfig must be an integer, at least 1"):
         TextClassifier(clf_config(decoder={name: 0}))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from perceiver.model.core.adapter import TokenInputAdapter
-from perceiver.model.text.common.backend import TextEncoderConfig, text_encoder
+from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.text.mlm.backend import MaskedLanguageModel
 from tests.model.helpers import mlm_config, token_ids
 
 
 def test_sizes_come_from_both_configs() -> None:
     config = mlm_config(num_latents=5, num_latent_channels=17)
-    encoder = text_encoder(config.encoder, config)
+    encoder = MaskedLanguageModel(config).encoder
     assert encoder.config is config.encoder
     assert isinstance(encoder.input_adapter, TokenInputAdapter)
     assert encoder.input_adapter.txt_embedding.weight.shape == (37, 11)
@@ -24,7 +25,7 @@ def test_checkpointing_comes_from_the_model_config() -> None:
     layers = [
         module
         for on in (False, True)
-        for module in text_encoder(mlm_config().encoder, mlm_config(activation_checkpointing=on)).modules()
+        for module in MaskedLanguageModel(mlm_config(activation_checkpointing=on)).encoder.modules()
         if hasattr(module, "gradient_checkpointing")
     ]
     assert [layer.gradient_checkpointing for layer in layers] == [False] * 3 + [True] * 3
@@ -40,4 +41,4 @@ def test_published_defaults() -> None:
 
 def test_params_are_not_read_by_the_backend() -> None:
     config = mlm_config({"params": "/no/such/file.ckpt"})
-    assert torch.isfinite(text_encoder(config.encoder, config)(token_ids(2, 7))).all()
+    assert torch.isfinite(MaskedLanguageModel(config).encoder(token_ids(2, 7))).all()

@@ -20,12 +20,11 @@ from torch.export import Dim
 
 from perceiver.model.core import layers
 from perceiver.model.core.loss import token_cross_entropy
-from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.text.common.backend import TextEncoderConfig, labelled_positions
 from perceiver.model.text.mlm.backend import (
     MaskedLanguageModel,
     MaskedLanguageModelConfig,
     TextDecoderConfig,
-    labelled_positions,
     perceiver_io_language_base,
 )
 from tests.model.helpers import (

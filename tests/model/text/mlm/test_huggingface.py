@@ -27,7 +27,7 @@ from transformers import (
     pipeline,
 )
 
-from perceiver.model.huggingface.model import save_converted
+from perceiver.model.huggingface.saving import save_converted
 from perceiver.model.text import mlm
 from perceiver.model.text.mlm import huggingface
 from tests.model.helpers import (
@@ -236,7 +236,7 @@ def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
     model(x, labels=x).loss.backward()
     expected = gradients(model)
     calls: list[int] = []
-    model.backend_model.encoder.cross_attn_1[1].register_forward_pre_hook(lambda *args: calls.append(1))
+    model.backend_model.encoder.cross_attn_1.mlp.register_forward_pre_hook(lambda *args: calls.append(1))
     getattr(model, f"{name}_enable")()
     model(x, labels=x).loss.backward()
     assert_close(gradients(model), expected, atol=0, rtol=0)
@@ -357,7 +357,7 @@ def test_tokenizer_with_token_types(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
     model = hf_model()
-    processor = huggingface._tokenizer(str(tmp_path / "tokenizer"), model)
+    processor = model.processor(str(tmp_path / "tokenizer"))
     save_converted(model, processor, tmp_path / "out")
     assert set(AutoTokenizer.from_pretrained(tmp_path / "out")("a b")) == {"input_ids", "attention_mask"}
     assert len(pipeline("fill-mask", model=str(tmp_path / "out"))("a [MASK]", top_k=3)) == 3
@@ -426,7 +426,7 @@ def test_conversion_of_a_model_that_lacks_its_head(tmp_path: Path) -> None:
     weights = torch.load(tmp_path / "source" / "pytorch_model.bin", weights_only=True)
     kept = {name: value for name, value in weights.items() if "decoder" not in name}
     torch.save(kept, tmp_path / "source" / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"is no masked language model, it lacks .*decoder"):
+    with pytest.raises(ValueError, match=r"is no PerceiverForMaskedLM, it lacks .*decoder"):
         mlm.convert_model(tmp_path / "out", str(tmp_path / "source"))
     assert not (tmp_path / "out").exists()
 
@@ -435,7 +435,7 @@ def test_conversion_of_a_model_that_lacks_its_head(tmp_path: Path) -> None:
 def test_conversions_upload_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, function: str) -> None:
     api = create_autospec(HfApi)
     api.return_value.create_repo.side_effect = lambda repo_id, **kwargs: SimpleNamespace(repo_id=f"me/{repo_id}")
-    monkeypatch.setattr("perceiver.model.huggingface.model.HfApi", api)
+    monkeypatch.setattr("perceiver.model.huggingface.saving.HfApi", api)
     kwargs: dict[str, Any] = {"push_to_hub": True, "commit_message": "why"}
     if function == "convert_checkpoint":
         mlm.convert_checkpoint(tmp_path / "out", TIED / "lit.ckpt", str(HUB), **kwargs)
@@ -449,4 +449,4 @@ def test_conversions_upload_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_backend_config_of_is_the_official_variant() -> None:
     config = PerceiverConfig(qk_channels=256, v_channels=1280)  # as in deepmind/language-perceiver
-    assert huggingface.backend_config_of(config) == mlm.perceiver_io_language_base()
+    assert huggingface.official_backend_config(config) == mlm.perceiver_io_language_base()

@@ -33,7 +33,7 @@ def tc_config(
     encoder: dict[str, Any] | None = None, decoder: dict[str, Any] | None = None, **kwargs: Any
 ) -> TokenClassifierConfig:
     """Encoder, queries and attention have the shapes of `mlm_config`."""
-    mlm = mlm_config(encoder)
+    mlm = mlm_config(encoder, {"vocab_size": (encoder or {}).get("vocab_size", 37)})
     values: dict[str, Any] = {
         "max_seq_len": 19,
         "num_classes": 5,

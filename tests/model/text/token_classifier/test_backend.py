@@ -79,7 +79,7 @@ def test_config_survives_its_json() -> None:
 
 def test_bad_input() -> None:
     model, x = tc_model(), token_ids(2, 5)
-    with pytest.raises(ValueError, match=r"decoder\.num_classes=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_classes=0 of TokenClassificationDecoderConfig must be"):
         TokenClassifier(tc_config(decoder={"num_classes": 0}))
     with pytest.raises(ValueError, match=r"sequence length 20 exceeds max_seq_len=19"):
         model(token_ids(1, 20))

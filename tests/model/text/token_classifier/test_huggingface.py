@@ -27,7 +27,7 @@ from perceiver.model.text.token_classifier import (
 )
 from perceiver.model.text.token_classifier.entities import AGGREGATIONS, entities_of
 from perceiver.model.text.token_classifier.huggingface import PerceiverTokenClassificationPipeline
-from tests.model.helpers import assert_same_parameters
+from tests.model.helpers import assert_same_parameters, json_copy
 from tests.model.text.token_classifier.helpers import NAMES, byte_config, saved_model, sentence_batch, tc_config
 
 TEXT = "Zoë Müller: „naïve“ 日本語 in\n New-York [MASK]"
@@ -57,7 +57,8 @@ def test_saved_and_loaded_again_is_the_same(folder: Path, tmp_path: Path) -> Non
 
 
 def test_names_of_classes(tmp_path: Path) -> None:
-    config = PerceiverTokenClassifierConfig(tc_config({"params": "gone"}, {"params": "gone"}))
+    model_config = json_copy(tc_config({"params": "gone"}, {"params": "gone"}))
+    config = PerceiverTokenClassifierConfig(model_config=model_config)
     assert config.id2label == {i: f"LABEL_{i}" for i in range(5)}
     assert config.backend_config == tc_config()  # the files that it once started from are nobody's any more
     with pytest.raises(ValueError, match="id2label names 2 classes"):

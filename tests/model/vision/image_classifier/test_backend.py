@@ -393,12 +393,12 @@ def test_every_field_has_an_effect(part: str, name: str) -> None:
 @pytest.mark.parametrize(
     "encoder, message",
     [
-        ({"adapter": "patches"}, "encoder.adapter='patches' must be one of fourier, learned, conv"),
-        ({"image_shape": (H, W)}, r"encoder.image_shape=\(11, 13\) must be height, width and channels"),
-        ({"image_shape": (0, W, 3)}, r"encoder.image_shape=\(0, 13, 3\) must be"),
-        ({"adapter": "learned", "num_adapter_channels": 0}, "num_adapter_channels=0 at least 1"),
+        ({"adapter": "patches"}, "adapter='patches' .* must be one of 'fourier', 'learned', 'conv'"),
+        ({"image_shape": (H, W)}, r"image_shape=\(11, 13\) .* must be 3 integers"),
+        ({"image_shape": (0, W, 3)}, r"image_shape=\(0, 13, 3\) .* must be 3 integers, at least 1"),
+        ({"adapter": "learned", "num_adapter_channels": 0}, "num_adapter_channels=0 .* at least 1"),
         ({"adapter": "conv", "image_shape": (4, 9, 3)}, "images of 4 x 9 pixels are too small, at least 5 x 5"),
-        ({"num_frequency_bands": 0}, "num_frequency_bands=0 must be positive"),
+        ({"num_frequency_bands": 0}, "num_frequency_bands=0 .* at least 1"),
         ({"num_cross_attention_heads": 2}, "num_qk_channels=17 must be a positive multiple of num_heads=2"),
     ],
 )
@@ -409,7 +409,7 @@ def test_what_cannot_be_built(encoder: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("name", ["num_classes", "num_output_queries"])
 def test_sizes_below_one(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"decoder\.{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=rf"{name}=0 of ClassificationDecoderConfig must be an integer, at least 1"):
         ImageClassifier(img_config(decoder={name: 0}))
 
 

@@ -378,11 +378,11 @@ def test_image_shape_has_an_effect() -> None:
     "encoder, decoder, message",
     [
         ({"image_shape": (H, W + 1)}, {}, r"encoder.image_shape=\(7, 12\) and decoder.image_shape=\(7, 11\) must be"),
-        ({"image_shape": (H, W, 3)}, {"image_shape": (H, W, 3)}, r"image_shape=\(7, 11, 3\) must be height and width"),
-        ({"image_shape": (0, W)}, {"image_shape": (0, W)}, r"input_shape=\(0, 11\)"),
-        ({"num_patch_input_channels": 0}, {}, "num_patch_input_channels=0 and .* must be at least 1"),
-        ({"num_patch_hidden_channels": 0}, {}, "num_patch_hidden_channels=0 must be at least 1"),
-        ({"num_frequency_bands": 0}, {}, "num_frequency_bands=0 must be positive"),
+        ({"image_shape": (H, W, 3)}, {"image_shape": (H, W, 3)}, r"image_shape=\(7, 11, 3\) .* must be 2 integers"),
+        ({"image_shape": (0, W)}, {"image_shape": (0, W)}, r"image_shape=\(0, 11\) .* must be 2 integers, at least 1"),
+        ({"num_patch_input_channels": 0}, {}, "num_patch_input_channels=0 .* at least 1"),
+        ({"num_patch_hidden_channels": 0}, {}, "num_patch_hidden_channels=0 .* at least 1"),
+        ({"num_frequency_bands": 0}, {}, "num_frequency_bands=0 .* at least 1"),
         ({"num_cross_attention_heads": 2}, {}, "num_qk_channels=19 must be a positive multiple of num_heads=2"),
     ],
 )

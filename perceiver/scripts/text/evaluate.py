@@ -1,0 +1,146 @@
+"""Scores texts with a causal language model: `perceiver clm evaluate ...` (`perceiver.model.text.clm.evaluation`).
+
+perceiver clm evaluate --model=krasserm/perceiver-ar-clm-base --data book.txt --device=cuda
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
+from perceiver.model.text.clm import CausalLanguageModel, CausalLanguageModelConfig
+from perceiver.model.text.clm.evaluation import TextEvaluation, evaluate_text
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs the command line `args`."""
+    try:
+        evaluate(evaluate_parser().parse_args(list(args)))
+    except (OSError, ValueError) as error:  # files that are missing or don't fit together
+        sys.exit(f"evaluate: error: {error}")
+
+
+def evaluate_parser() -> ArgumentParser:
+    """The arguments of `evaluate`."""
+    parser = ArgumentParser(
+        prog="clm.py evaluate",
+        description="Scores every token of texts but the first of each, with as much context as the model has.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="File with these arguments, as --print_config prints them.")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="Hugging Face folder, hub id or Lightning checkpoint."
+    )
+    parser.add_argument(
+        "--data", required=True, nargs="+", metavar="FILE", help="UTF-8 text files, each a text of its own."
+    )
+    parser.add_argument("--tokenizer", metavar="NAME", help="Folder or hub id of the tokenizer. Default: the model's.")
+    parser.add_argument(
+        "--stride",
+        type=int | None,
+        help="Tokens that a window scores. Default: max_latents. Fewer take longer and have more context.",
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="Windows that the model sees at once.")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Where the model runs: cpu, cuda, ..."
+    )
+    parser.add_argument("--output", metavar="FILE", help="JSON file to write the results to.")
+    return parser
+
+
+def evaluate(arguments: Namespace) -> None:
+    """Prints how well a model predicts texts.
+
+    Raises:
+        OSError: if a file is missing or can't be written.
+        ValueError: if a file can't be read, or if model, tokenizer, texts and arguments don't fit together.
+    """
+    if missing := [file for file in arguments.data if not Path(file).is_file()]:
+        raise FileNotFoundError(f"there is no file {', '.join(missing)}")  # now, not after the files before it
+    if arguments.output is not None and not Path(arguments.output).parent.is_dir():
+        raise FileNotFoundError(f"there is no folder for --output={arguments.output}")
+    model = load_model(arguments.model)
+    tokenizer = load_tokenizer(arguments.tokenizer, arguments.model)
+    try:
+        model.to(arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {arguments.device} can't be used: {error}") from error
+
+    def progress(num_tokens: int) -> None:
+        print(f"\r{num_tokens:,} tokens", end="", file=sys.stderr, flush=True)
+
+    result = evaluate_text(
+        model,
+        tokenizer,
+        read_texts(arguments.data),
+        stride=arguments.stride,
+        batch_size=arguments.batch_size,
+        progress=progress if sys.stderr.isatty() else None,
+    )
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    values = {**asdict(result), **metrics(result)}
+    for name, value in values.items():
+        print(f"{name:<22}{value:>14,.6g}" if isinstance(value, float) else f"{name:<22}{value:>14,}")
+    if arguments.output is not None:
+        settings = {
+            "model": arguments.model,
+            "data": arguments.data,
+            "stride": arguments.stride or model.max_latents,
+            "max_seq_len": model.max_seq_len,
+        }
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        Path(arguments.output).write_text(json.dumps({**settings, **finite}, indent=2) + "\n")
+
+
+def metrics(result: TextEvaluation) -> dict[str, float]:
+    names = ("bits_per_byte", "bits_per_token", "perplexity_per_token", "perplexity_per_word")
+    return {name: getattr(result, name) for name in names}
+
+
+def load_model(source: str) -> CausalLanguageModel:
+    """The model of a Hugging Face folder, a hub id or a Lightning checkpoint. Errors as in `read_checkpoint`."""
+    checkpoint = read_checkpoint(source)
+    names = {field.name for field in fields(CausalLanguageModelConfig)}
+    if "max_latents" not in checkpoint.hyper_parameters:
+        raise ValueError(f"{source} is no causal language model: its configuration has no max_latents")
+    values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
+    model = CausalLanguageModel(CausalLanguageModelConfig.from_dict(values))
+    load_parameters(model, checkpoint.state_dict, source)
+    return model
+
+
+def load_tokenizer(name: str | None, model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer `name`, or that of a model's folder or hub id.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name is None and Path(model).suffix == ".ckpt":
+        raise ValueError(f"{model} has no tokenizer: pass --tokenizer, the one that the model was trained with")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name or model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name or model} has no tokenizer that can be read, see --tokenizer: {error}") from error
+    return tokenizer
+
+
+def read_texts(files: Sequence[str]) -> Iterator[str]:
+    """The texts, byte for byte.
+
+    Raises:
+        OSError: if a file can't be read.
+        ValueError: if a file is not UTF-8.
+    """
+    for file in files:
+        try:
+            yield Path(file).read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8: {error}") from error
