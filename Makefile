@@ -35,7 +35,7 @@ test: $(STAMP)  ## the fast tests, offline
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(STAMP)  ## the tests that take long
-	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not network and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
 
 lint: $(STAMP)  ## formatting and lint rules
 	$(BIN)/python -m ruff format --check .

@@ -37,8 +37,8 @@ def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] == "perceiver":
                 raise
-            extra = package.split(".")[2]  # as the domain: perceiver.model.text.mlm -> text
-            raise ImportError(f"{name} needs {error.name}: pip install perceiver-io[{extra}]") from error
+            extra = f"perceiver-io[{package.split('.')[2]}]" if package.startswith("perceiver.") else error.name
+            raise ImportError(f"{name} needs {error.name}: pip install {extra}") from error
 
     names = sorted(modules)
     return getattr_, lambda: names, names

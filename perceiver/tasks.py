@@ -55,7 +55,7 @@ class Task:
     logs: str
 
     def __post_init__(self) -> None:
-        domain, _ = self.package.split(".")[-2:] if "." in self.package else ("", "")
+        *_, domain, _ = ("", *self.package.split("."))
         defaults = {"huggingface": f"Perceiver{self.model}", "data_package": f"perceiver.data.{domain}"}
         for name, default in defaults.items():
             object.__setattr__(self, name, getattr(self, name) or default)

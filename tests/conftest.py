@@ -1,7 +1,6 @@
 """What holds for every test: offline, one seed, one default dtype, no more threads than the machine has.
 
 The environment is set before anything imports a Hugging Face library, because those read it at import.
-`HF_HUB_OFFLINE=0 pytest -m network` runs the few tests that need the hub.
 """
 
 import os

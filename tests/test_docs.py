@@ -2,9 +2,11 @@
 
 The Python blocks of a page run in order, in one namespace and in a folder of their own. In it tiny models with random
 weights lie under the names that the pages use: a relative path wins over a hub id. Commands are parsed, not run, and
-links point to files that exist. A block that begins with `# not run: <reason>` is left out.
+links point to files that exist. A block that begins with `# not run: <reason>` is left out, one that begins with
+`# file: <path>` becomes that file, which the blocks after it can import.
 """
 
+import ast
 import importlib
 import re
 import shlex
@@ -98,8 +100,26 @@ def test_python_blocks_run(page: Path, models: Path, tmp_path: Path, monkeypatch
     shutil.copytree(models, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__", "repo_id": PUBLISHED}  # README: "`repo_id` is ..., for example"
+    monkeypatch.syspath_prepend(tmp_path)
     for block in blocks(page, "python"):
+        if file := re.match(r"\s*# file: (\S+)\n", block):
+            Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(file[1]).write_text(block)
+            continue
         exec(compile(block, str(page), "exec", dont_inherit=True), namespace)
+
+
+def test_a_task_is_four_files_and_at_most_120_lines() -> None:
+    files = [block for block in blocks(ROOT / "docs" / "adding-a-task.md", "python") if "# file: " in block]
+    code = [ast.unparse(without_docstrings(ast.parse(block))) for block in files]
+    assert len(files) == 4 and sum(len(text.splitlines()) for text in code) <= 120
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/howto-*.md")), ids=lambda page: page.name)

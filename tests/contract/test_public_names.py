@@ -1,4 +1,4 @@
-"""Contract 1: the names that README, docs and issues use, and the short programs that they show."""
+"""Contract 1: the names that README and docs use, and the short programs that they show."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def test_unknown_name() -> None:
         _ = mlm.MaskedModel  # type: ignore[attr-defined]
 
 
-def test_the_program_of_the_issue(tmp_path: Path) -> None:
-    """As written there, with a folder in place of the hub id."""
+def test_the_program_of_the_readme(tmp_path: Path) -> None:
+    """With a folder in place of the hub id."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
     from perceiver.model.text import mlm

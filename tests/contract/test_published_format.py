@@ -65,7 +65,7 @@ def self_attention_keys() -> set[str]:
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("repeated", [True, False])
 def test_keys_by_the_rules(tied: bool, residual: bool, repeated: bool) -> None:
-    """FORMATS, state-dict keys: written out, independent of recorded files."""
+    """Parameter names of the published format, written out, independent of recorded files."""
     encoder = {
         "num_cross_attention_layers": 2,
         "num_self_attention_blocks": 2,

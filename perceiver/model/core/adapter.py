@@ -51,10 +51,6 @@ class TokenInputAdapter(InputAdapter):
 
         Returns:
             (B, M, C)
-
-        Raises:
-            ValueError: if the sequence is longer than `max_seq_len` and has no `positions`, or if (on CPU) an id is not
-                in the vocabulary.
         """
         if x.ndim != 2:
             raise ValueError(f"token ids have shape {tuple(x.shape)}, expected (batch size, sequence length)")
@@ -83,11 +79,7 @@ class CoordinateInputAdapter(InputAdapter):
         self.num_values = num_values
 
     def forward(self, x: Tensor) -> Tensor:
-        """Coordinates, from -1 to 1, and then values of points (B, M, d + values) -> (B, M, C)
-
-        Raises:
-            ValueError: if there are more or fewer coordinates and values.
-        """
+        """Coordinates, from -1 to 1, and then values of points (B, M, d + values) -> (B, M, C)"""
         positions, values = x[..., : x.shape[-1] - self.num_values], x[..., x.shape[-1] - self.num_values :]
         return torch.cat([values, self.position_encoding.encode(positions).to(x.dtype)], dim=-1)
 
@@ -112,11 +104,7 @@ class QueryProvider(nn.Module):
         self.num_query_channels = num_query_channels
 
     def forward(self) -> Tensor:
-        """Queries (1, O, F) or (B, O, F)
-
-        Raises:
-            ValueError: if queries come with each call of the decoder.
-        """
+        """Queries (1, O, F) or (B, O, F)"""
         raise ValueError("the decoder has no queries of its own: give it a query (B, O, F)")
 
 
@@ -135,11 +123,7 @@ class TrainableQueryProvider(QueryProvider):
         self._query = nn.Parameter(torch.empty(num_queries, num_query_channels))
 
     def forward(self, positions: Tensor | None = None) -> Tensor:
-        """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F).
-
-        Raises:
-            ValueError: if (on CPU) a position is not in [0, O).
-        """
+        """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
         if positions is None:
             return self._query[None]
         check_range("positions", positions, self._query.shape[0])
@@ -160,11 +144,7 @@ class FourierQueryProvider(QueryProvider):
         self.linear = Linear(position_encoding.num_position_encoding_channels(), num_query_channels)
 
     def forward(self, positions: Tensor | None = None) -> Tensor:
-        """Queries of all cells of the encoding's grid (1, O, F), or of `positions` (B, O, d), from -1 to 1: (B, O, F).
-
-        Raises:
-            ValueError: if there are more or fewer than d coordinates.
-        """
+        """Queries (1, O, F) of all cells of the grid, or (B, O, F) of `positions` (B, O, d), from -1 to 1."""
         weight = self.linear.weight
         if positions is None:
             codes = self.position_encoding(device=weight.device)

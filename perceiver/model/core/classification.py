@@ -53,10 +53,6 @@ def classification_loss(
         problem_type: One of the names above. None: `problem_type_of` the labels.
         label_smoothing: Share of the probability that goes to all classes alike, where each output has one class
             (arXiv 1512.00567, section 7).
-
-    Raises:
-        ValueError: if `labels` have a shape that does not fit, if (on CPU) a class is out of range, or if there is no
-            such problem type.
     """
     logits, labels, problem_type = _matched(logits, labels, problem_type)
     if problem_type == "single_label_classification":

@@ -174,7 +174,7 @@ class DecoderConfig(Config):
 
 @dataclass
 class PerceiverIOConfig(Config):
-    """Perceiver IO: what encoder and decoder have in common. Leaf configs redeclare `encoder` and `decoder`.
+    """Perceiver IO: what encoder and decoder have in common. Configs of tasks redeclare both.
 
     Attributes:
         encoder: Encoder configuration.

@@ -69,9 +69,6 @@ def evaluate_tokens(
 
     Args:
         progress: Called after each window with the number of tokens scored so far.
-
-    Raises:
-        ValueError: if there is no token to score.
     """
     nats, num_tokens = 0.0, 0
     for scores in score_tokens(model, sequences, stride=stride, batch_size=batch_size):
@@ -98,9 +95,6 @@ def score_tokens(
 
     Yields:
         Scores (k,) of the next k <= `max_latents` tokens of a sequence, in the order of the text, on the CPU.
-
-    Raises:
-        ValueError: if `stride` or `batch_size` is out of range, or a sequence is not one of token ids.
     """
     stride = model.max_latents if stride is None else stride
     if not 1 <= stride <= model.max_latents:

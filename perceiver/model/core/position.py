@@ -28,9 +28,6 @@ class FourierPositionEncoding(nn.Module):
     Args:
         input_shape: Cells per grid dimension.
         num_frequency_bands: Frequencies per grid dimension.
-
-    Raises:
-        ValueError: if there is no dimension, or if a number is smaller than one.
     """
 
     def __init__(self, input_shape: tuple[int, ...], num_frequency_bands: int):
@@ -58,9 +55,6 @@ class FourierPositionEncoding(nn.Module):
 
         Returns:
             float32 (B, M, channels), M the number of grid cells in row-major order.
-
-        Raises:
-            ValueError: if `shape` has more or fewer dimensions.
         """
         shape = self.input_shape if shape is None else shape
         if len(shape) != len(self.input_shape):
@@ -84,9 +78,6 @@ class FourierPositionEncoding(nn.Module):
 
         Returns:
             float32 (..., channels)
-
-        Raises:
-            ValueError: if there are more or fewer coordinates than dimensions.
         """
         if positions.shape[-1] != len(self.input_shape):
             raise ValueError(f"positions have {positions.shape[-1]} coordinates, expected {len(self.input_shape)}")

@@ -80,10 +80,6 @@ class PerceiverResampler(nn.Module):
 
         Returns:
             (B, N, C)
-
-        Raises:
-            ValueError: if there are more frames than time embeddings, or if `pad_mask` is not boolean or has another
-                shape.
         """
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:-1]):
             raise ValueError(

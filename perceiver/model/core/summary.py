@@ -68,9 +68,6 @@ def summary(model: nn.Module, *args: Any, **kwargs: Any) -> Summary:
         model: Perceiver IO or Perceiver AR: backend model, or the Lightning or Hugging Face model around it.
         args: An input of the backend model, as are `kwargs`. On the meta device (as the model then has to be) nothing
             is computed.
-
-    Raises:
-        ValueError: if it is another kind of model.
     """
     backend = getattr(model, "backend_model", model)
     if not isinstance(backend, PerceiverIO | CausalSequenceModel):

@@ -64,7 +64,7 @@ def one_by_one(x: Tensor, first: int) -> list[int]:
 
 def pads_in_latents(case: Case) -> bool:
     """The format's self-attention has no pad mask, so that pads among the latents change real tokens, and a query whose
-    keys are all padding attends to all of them. That is a defect (FORMATS, section 3): recorded values with it are not
+    keys are all padding attends to all of them. That is a defect of the format: recorded values with it are not
     met on purpose, padding changes nothing here. Instead, these cases are tested to equal each example alone."""
     mask = case.inputs.get("pad_mask")
     return mask is not None and bool(mask[:, case.kwargs.get("prefix_len", 0) :].any())

@@ -25,7 +25,7 @@ from tests.model.clm_helpers import golden_clm
 from tests.model.helpers import GOLDEN, TIED
 from tests.tokenizers import byte_tokenizer, xlnet_tokenizer
 
-# The command line of the issue.
+# The command line of docs/model-construction.md.
 DOCUMENTED = """fit --model.max_latents=512 --model.num_channels=512 --model.cross_attention_dropout=0.5
     --data=WikiTextDataModule --data.tokenizer=deepmind/language-perceiver --data.task=clm --data.padding_side=left
     --data.max_seq_len=4096 --optimizer=AdamW --optimizer.lr=2e-4 --lr_scheduler.warmup_steps=200

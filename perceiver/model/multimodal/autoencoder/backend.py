@@ -120,10 +120,6 @@ class MultimodalAutoencoder(PerceiverIO):
 
         Returns:
             Latents (B, N, D)
-
-        Raises:
-            ValueError: if nothing is given, if something has another shape or data type than that, or if there is a
-                `label_mask` and no label.
         """
         x = self.encoder.input_adapter(video, audio, label, label_mask)  # B M C
         return self.encoder(x, adapted=True)
@@ -145,10 +141,6 @@ class MultimodalAutoencoder(PerceiverIO):
             audio_points: Numbers of audio patches, likewise.
             decode_at_once: Points of an example that are decoded at a time: the fewer, the less memory is needed.
                 Values are equal.
-
-        Raises:
-            ValueError: if points have another shape, if (on CPU) there is no such point, or if `decode_at_once` is
-                smaller than one.
         """
         if decode_at_once < 1:
             raise ValueError(f"decode_at_once={decode_at_once} must be at least 1")
@@ -217,9 +209,6 @@ def autoencoder_loss(
         video_weight: Weight of video, as all weights by default that of arXiv 2107.14795, appendix I.
         audio_weight: Weight of audio.
         label_weight: Weight of the label.
-
-    Raises:
-        ValueError: if shapes don't fit, or if (on CPU) a class is out of range.
     """
     for name, x, target in (("video", output.video, video), ("audio", output.audio, audio)):
         if x.shape != target.shape:

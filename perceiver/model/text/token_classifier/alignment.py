@@ -24,11 +24,7 @@ def byte_word_ids(words: Sequence[str], delimiter: str = " ") -> tuple[str, list
 
 
 def align_labels(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:
-    """Labels of words -> labels of tokens, by the word id of each.
-
-    Raises:
-        ValueError: if there are more or fewer labels than words.
-    """
+    """Labels of words -> labels of tokens, by the word id of each."""
     num_words = max((word + 1 for word in word_ids if word is not None), default=0)
     if len(labels) != num_words:
         raise ValueError(f"{num_words} words have {len(labels)} labels")
@@ -36,11 +32,7 @@ def align_labels(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[
 
 
 def word_labels(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:
-    """Labels of tokens -> labels of words, those of their first tokens. A text that was cut has fewer words.
-
-    Raises:
-        ValueError: if there are more labels than tokens.
-    """
+    """Labels of tokens -> labels of words, those of their first tokens. A text that was cut has fewer words."""
     if len(labels) > len(word_ids):
         raise ValueError(f"{len(word_ids)} tokens have {len(labels)} labels")
     found: dict[int, int] = {}

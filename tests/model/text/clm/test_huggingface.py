@@ -250,8 +250,8 @@ def test_recorded_generations(name: str) -> None:
                 continue
             result = model.generate(**case.inputs, **case.kwargs, use_cache=use_cache, do_sample=False)
             if attention_mask is not None and not attention_mask[:, -num_latents:].all():
-                # Recorded with pads among the latents, where the format's result depends on them: a defect (FORMATS,
-                # section 3). Here each prompt is continued as if it were alone.
+                # Recorded with pads among the latents, where the format's result depends on them: a defect. Here each
+                # prompt is continued as if it were alone.
                 for b, mask in enumerate(attention_mask.bool()):
                     alone = case.inputs["input_ids"][b, mask][None]
                     expected = model.generate(alone, **case.kwargs, use_cache=use_cache, do_sample=False)
