@@ -8,7 +8,7 @@ from perceiver.model.core.adapter import check_range
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) other than -100, in float32. 0 without labels."""
+    """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) but -100, in float32. 0 without labels."""
     check_range("labels", labels.where(labels != -100, 0), logits.shape[-1])
     loss = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
