@@ -2,6 +2,7 @@
 
 tokenization.py   text -> flat arrays of token ids and word marks; UTF-8 bytes vectorised, or any fast tokenizer
 text.py           TextPreprocessor: text -> model input
+pillow.py         images of any kind -> grayscale or RGB
 image.py          PerceiverImageClassifierInputProcessor: images -> pixel values
 optical_flow.py   OpticalFlowProcessor: frames -> features of tiles, flow of tiles -> flow of the frame; its colours
 video.py          frames of videos

@@ -19,8 +19,8 @@ from transformers import BatchFeature, PerceiverImageProcessorPil
 from transformers.image_utils import SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-# 16 or 32 bits per pixel: Pillow would clip them to 8, not scale.
-DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+from perceiver.processing.pillow import converted_image
+
 CHANNELS = (1, 3)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as in Pillow
 
@@ -104,23 +104,6 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
         if channels_last:
             pixel_values = [np.moveaxis(image, 0, -1) for image in pixel_values]
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
-
-
-def converted_image(image: PIL.Image.Image, *, single_channel: bool) -> PIL.Image.Image:
-    """The image in grayscale (mode L) or RGB.
-
-    Raises:
-        ValueError: if it has more than 8 bits per channel, or no pixels.
-    """
-    if image.mode in DEEP_MODES:
-        raise ValueError(
-            f"image has mode {image.mode}, more than 8 bits per channel: scale it to a mode of 8 bits (L, RGB, ...)"
-        )
-    if 0 in image.size:
-        raise ValueError(f"image has {image.height} x {image.width} pixels, it must have at least 1 x 1")
-    if image.mode == "P":  # Pillow wants to be asked for the transparency of a palette
-        image = image.convert("RGBA")
-    return image.convert("L" if single_channel else "RGB")
 
 
 def image_array(image: npt.NDArray[Any] | Tensor, input_data_format: Any = None) -> npt.NDArray[Any]:

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pretty_midi import Instrument, Note, PrettyMIDI
+from mido.midifiles.meta import KeySignatureError
+from pretty_midi import Instrument, Note, PrettyMIDI, Text
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY, PAD, VOCAB_SIZE = 0, 128, 256, 356, 388, 389
 STEPS_PER_SECOND = 100
@@ -32,6 +33,9 @@ MAX_SHIFT = VELOCITY - TIME_SHIFT  # steps
 BUCKET = 4  # velocities per velocity token
 MAX_SECONDS = 24 * 3600  # longer pieces are damaged files; each second of silence is a token
 SUSTAIN, DOWN = 64, 64  # number of the pedal's control, and the least value that means down
+CONTINUATION = "continuation"  # the text event where a prompt ends
+# What mido and pretty_midi raise where they can't read on.
+DAMAGED = (OSError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, KeySignatureError)
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +43,40 @@ Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def read_midi(path: Path) -> PrettyMIDI:
-    """Reads a MIDI file; what looks wrong in it is logged."""
+def read_midi(piece: PrettyMIDI | str | Path) -> PrettyMIDI:
+    """Reads a MIDI file; what looks wrong in it is logged. What is read already is returned as it is.
+
+    Raises:
+        OSError: if there is no such file, or it is no MIDI file or a damaged one.
+    """
+    if isinstance(piece, PrettyMIDI):
+        return piece
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        midi = PrettyMIDI(str(path))
+        try:
+            midi = PrettyMIDI(str(piece))
+        except DAMAGED as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # no such file, no right to read it
+            reason = str(error) or "it ends too early"  # mido's EOFError says nothing
+            raise OSError(f"{piece} is no MIDI file, or a damaged one: {reason}") from error
     for warning in caught:
-        logger.warning("%s: %s", path, warning.message)
+        logger.warning("%s: %s", piece, warning.message)
     return midi
 
 
-def encode_midi(midi: PrettyMIDI) -> list[int]:
-    """Token ids of all notes of all instruments but percussion; none if there are no notes. `midi` is not changed.
+def encode_midi(piece: PrettyMIDI | str | Path) -> list[int]:
+    """Token ids of all notes of all instruments but percussion; none if there are no notes. `piece` is not changed.
+
+    Args:
+        piece: a `PrettyMIDI`, or the path of a MIDI file.
 
     Raises:
+        OSError: see `read_midi`.
         ValueError: if a note has a negative time or one of more than a day, ends before it starts, or has a pitch or
             velocity that is not in 0 .. 127.
     """
-    instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
+    instruments = [instrument for instrument in read_midi(piece).instruments if not instrument.is_drum]
     notes = np.concatenate([np.empty((4, 0)), *map(_sounding_notes, instruments)], axis=1)
     start, end, pitch, velocity = notes[:, np.argsort(notes[0], kind="stable")]
     times = np.stack([start, start, end], axis=1).ravel()
@@ -67,7 +87,7 @@ def encode_midi(midi: PrettyMIDI) -> list[int]:
     return encoded
 
 
-def decode_midi(ids: Any) -> PrettyMIDI:
+def decode_midi(ids: Any, prompt_length: int = 0) -> PrettyMIDI:
     """The piece that token ids describe, played by a piano.
 
     A note off without a note on before it is ignored. One that comes after its note has ended makes that note sound a
@@ -75,6 +95,8 @@ def decode_midi(ids: Any) -> PrettyMIDI:
 
     Args:
         ids: (n,) integers, in a list, an array or a CPU tensor.
+        prompt_length: how many of the ids are a prompt. If there are any, a text event "continuation" is where the
+            others begin: MIDI editors show it, and so does `draw_piano_roll`.
 
     Returns:
         A piece with one instrument. Velocities are the smallest of their buckets, 0 before the first velocity token.
@@ -101,6 +123,10 @@ def decode_midi(ids: Any) -> PrettyMIDI:
     piano.notes = [Note(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
     midi = PrettyMIDI()
     midi.instruments.append(piano)
+    if prompt_length:
+        end = [PAD]  # an event that keeps the time shifts at the end of the prompt
+        _, prompt_steps = _without_shifts(np.append(ids[:prompt_length], end).astype(np.int64))
+        midi.text_events.append(Text(CONTINUATION, float(prompt_steps[-1] / STEPS_PER_SECOND)))
     return midi
 
 

@@ -16,6 +16,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
+from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,15 +94,17 @@ class OpticalFlowProcessor:
         """Makes the features of all tiles of a pair, 39 MB for each of 368x496 pixels. `process` needs less memory.
 
         Args:
-            image_pair: two frames (H, W, 3), RGB, uint8: arrays, tensors on CPU or Pillow images.
+            image_pair: two frames: paths or Pillow images of any kind, or arrays or tensors on CPU, uint8, (H, W, 3) in
+                RGB or (H, W, 4) in RGBA. Transparency is dropped.
 
         Returns:
             (N, 2, 27, h, w) float32, tiles row by row.
 
         Raises:
             ValueError: if it is no such pair, or the frames differ in size or are smaller than a tile.
+            OSError: if a path is not that of an image.
         """
-        frames = _checked_pair(image_pair)
+        frames = frame_pair(image_pair)
         return pixel_features(torch.from_numpy(np.stack([self._cut(frames, *at) for at in self.grid(frames[0].shape)])))
 
     def preprocess_batch(self, image_pairs: Sequence[Sequence[Any]]) -> Tensor:
@@ -109,7 +113,7 @@ class OpticalFlowProcessor:
         Raises:
             ValueError: as `preprocess`, or if there is no pair, or pairs differ in size.
         """
-        pairs = [_checked_pair(pair) for pair in image_pairs]
+        pairs = [frame_pair(pair) for pair in image_pairs]
         if not pairs:
             raise ValueError("there is no image pair")
         shapes = sorted({pair[0].shape[:2] for pair in pairs})
@@ -174,7 +178,7 @@ class OpticalFlowProcessor:
 
     def _tiles(self, image_pairs: Iterable[Sequence[Any]]) -> Iterator[_Tile]:
         for image_pair in image_pairs:
-            frames = _checked_pair(image_pair)
+            frames = frame_pair(image_pair)
             grid = self.grid(frames[0].shape)
             blend = _Blend(self._weights, frames[0].shape, batch_size=1)
             for i, (y, x) in enumerate(grid):
@@ -221,19 +225,46 @@ class _Tile(NamedTuple):
     last: bool  # of its pair
 
 
-def _checked_pair(image_pair: Sequence[Any]) -> list[Image]:
+def frame_pair(image_pair: Any) -> list[Image]:
+    """The two frames (H, W, 3) of a pair, see `OpticalFlowProcessor.preprocess`.
+
+    Raises:
+        ValueError: if it is no pair of frames, or they differ in size.
+        OSError: if a path is not that of an image.
+    """
+    if isinstance(image_pair, str | PathLike) or not hasattr(image_pair, "__len__"):
+        raise ValueError(f"an image pair has two frames, and is not a {type(image_pair).__name__}: {image_pair!r:.200}")
     if len(image_pair) != 2:
         raise ValueError(f"an image pair has two frames, not {len(image_pair)}")
-    frames = [np.asarray(frame) for frame in image_pair]
-    for frame in frames:
-        if frame.ndim != 3 or frame.shape[2] != 3:
-            raise ValueError(f"a frame has shape {frame.shape}, and must have (H, W, 3): RGB")
-        if frame.dtype != np.uint8:
-            # A float could be in [0, 1], [-1, 1] or [0, 255].
-            raise ValueError(f"a frame has dtype {frame.dtype}, and must have uint8, with values from 0 to 255")
-    if frames[0].shape != frames[1].shape:
-        raise ValueError(f"the frames of a pair differ in size: {frames[0].shape[:2]} and {frames[1].shape[:2]}")
-    return frames
+    first, second = (_frame(frame) for frame in image_pair)
+    if first.shape != second.shape:
+        raise ValueError(f"the frames of a pair differ in size: {first.shape[:2]} and {second.shape[:2]}")
+    return [first, second]
+
+
+def is_frame(frame: Any) -> bool:
+    """Whether this could be one frame; a pair could not."""
+    return isinstance(frame, str | PathLike) or hasattr(frame, "getbands") or getattr(frame, "ndim", None) == 3
+
+
+def _frame(frame: Any) -> Image:
+    if isinstance(frame, str | PathLike):
+        from perceiver.processing.pillow import read_image
+
+        frame = np.asarray(read_image(Path(frame), single_channel=False))
+    elif hasattr(frame, "getbands"):  # Pillow's, which is not imported where there are only arrays
+        from perceiver.processing.pillow import converted_image
+
+        frame = np.asarray(converted_image(frame, single_channel=False))
+    if not hasattr(frame, "__array__"):
+        raise ValueError(f"a frame is a {type(frame).__name__}, and must be a path, an array or a Pillow image")
+    array = np.asarray(frame)
+    if array.ndim != 3 or array.shape[2] not in (3, 4):
+        raise ValueError(f"a frame has shape {array.shape}, and must have (H, W, 3) or (H, W, 4): RGB or RGBA")
+    if array.dtype != np.uint8:
+        # A float could be in [0, 1], [-1, 1] or [0, 255].
+        raise ValueError(f"a frame has dtype {array.dtype}, and must have uint8, with values from 0 to 255")
+    return array[..., :3]
 
 
 def render_optical_flow(flow: npt.ArrayLike) -> npt.NDArray[np.uint8]:

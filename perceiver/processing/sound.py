@@ -1,5 +1,9 @@
-"""Makes a piece heard and seen: WAV files through the fluidsynth program, piano rolls through matplotlib."""
+"""Makes a piece heard and seen: WAV files, piano rolls through matplotlib.
 
+The program fluidsynth plays the instruments of a sound font. Where it is missing, each note is a sine wave.
+"""
+
+import logging
 import shutil
 import subprocess
 import tempfile
@@ -12,24 +16,24 @@ import numpy.typing as npt
 import pretty_midi
 from pretty_midi import PrettyMIDI
 
-from perceiver.processing.midi import pedals
+from perceiver.processing.midi import CONTINUATION, pedals, read_midi
 
 SAMPLE_RATE = 44100
 LOUDEST = 0.9  # of 1, the loudest sample
 SOUND_FONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")  # comes with pretty_midi
 INCHES_PER_SECOND, MAX_INCHES, HEIGHT = 0.6, 40, 4.5  # of a piano roll
+INSTALL = "apt-get install fluidsynth, brew install fluid-synth, choco install fluidsynth"
+
+logger = logging.getLogger(__name__)
 
 
 def render_wav(
-    midi: PrettyMIDI, path: str | Path | None = None, sf2_path: str | Path | None = None
+    piece: PrettyMIDI | str | Path, path: str | Path | None = None, sf2_path: str | Path | None = None
 ) -> npt.NDArray[np.float32]:
-    """Plays a piece with the instruments of a sound font.
-
-    Needs the program fluidsynth: `apt-get install fluidsynth`, `brew install fluid-synth` or
-    `choco install fluidsynth`.
+    """Plays a piece with the instruments of a sound font, or with sine waves where the program fluidsynth is missing.
 
     Args:
-        midi: has notes.
+        piece: a `PrettyMIDI`, or the path of a MIDI file. It has notes.
         path: where to write it, as WAV file of 16 bits; None writes none.
         sf2_path: sound font, .sf2; that of pretty_midi by default.
 
@@ -39,10 +43,46 @@ def render_wav(
     Raises:
         ValueError: if the piece has no notes, or times, pitches or velocities that MIDI files can't hold, or if
             `sf2_path` is no sound font.
-        OSError: if there is no fluidsynth, it fails, or `path` cannot be written.
+        OSError: if `piece` is no MIDI file, there is a sound font but no fluidsynth, it fails, or `path` cannot be
+            written.
     """
+    midi = read_midi(piece)
     _check_notes(midi)
-    program, sound_font = find_player(sf2_path)
+    player = find_player(sf2_path)
+    if player is None:
+        logger.warning("the program fluidsynth is not installed (%s): sine waves play instead of a piano", INSTALL)
+        samples = np.repeat(midi.synthesize(fs=SAMPLE_RATE)[:, None], 2, axis=1).astype(np.float32)
+    else:
+        samples = _played(midi, *player)
+    samples *= LOUDEST / max(np.abs(samples).max(initial=0), 1e-9)
+    if path is not None:
+        with Path(path).open("wb") as file, wave.open(file, "wb") as writer:
+            writer.setparams((2, 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
+            writer.writeframes((samples * 32767).astype("<i2").tobytes())
+    return samples
+
+
+def find_player(sf2_path: str | Path | None = None) -> tuple[str, Path] | None:
+    """The program and the sound font that `render_wav` uses; None if sine waves take their place.
+
+    Raises:
+        ValueError: if `sf2_path` is no sound font.
+        FileNotFoundError: if there is one, and no fluidsynth.
+    """
+    if sf2_path is not None:
+        _check_sound_font(Path(sf2_path))
+    program = shutil.which("fluidsynth")
+    if program is not None:
+        return program, SOUND_FONT if sf2_path is None else Path(sf2_path)
+    if sf2_path is None:
+        return None
+    raise FileNotFoundError(
+        f"sf2_path={str(sf2_path)!r} needs the program fluidsynth, which is not installed or not in PATH: for example "
+        f"{INSTALL}"
+    )
+
+
+def _played(midi: PrettyMIDI, program: str, sound_font: Path) -> npt.NDArray[np.float32]:
     with tempfile.TemporaryDirectory() as folder:
         score, sound = Path(folder) / "score.mid", Path(folder) / "sound.raw"
         midi.write(str(score))
@@ -53,40 +93,17 @@ def render_wav(
         # It plays another sound font, or silence, where it cannot load the one it is given, and counts that as success.
         if result.returncode or "Failed to load" in result.stderr or not sound.is_file():
             raise OSError(f"{program} failed with exit code {result.returncode}: {result.stderr.strip()}")
-        samples = np.fromfile(sound, "<i4").reshape(-1, 2).astype(np.float32)
-    samples *= LOUDEST / max(np.abs(samples).max(initial=0), 1)
-    if path is not None:
-        with Path(path).open("wb") as file, wave.open(file, "wb") as writer:
-            writer.setparams((2, 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
-            writer.writeframes((samples * 32767).astype("<i2").tobytes())
-    return samples
+        return np.fromfile(sound, "<i4").reshape(-1, 2).astype(np.float32)
 
 
-def find_player(sf2_path: str | Path | None = None) -> tuple[str, Path]:
-    """The program and the sound font that `render_wav` uses.
-
-    Raises:
-        ValueError: if `sf2_path` is no sound font.
-        FileNotFoundError: if there is no fluidsynth.
-    """
-    sound_font = SOUND_FONT if sf2_path is None else Path(sf2_path)
-    _check_sound_font(sound_font)
-    program = shutil.which("fluidsynth")
-    if program is None:
-        raise FileNotFoundError(
-            "render_wav needs the program fluidsynth, which is not installed or not in PATH: for example "
-            "apt-get install fluidsynth, brew install fluid-synth, choco install fluidsynth"
-        )
-    return program, sound_font
-
-
-def draw_piano_roll(midi: PrettyMIDI, path: str | Path | None = None) -> Any:
+def draw_piano_roll(piece: PrettyMIDI | str | Path, path: str | Path | None = None) -> Any:
     """Draws notes over time: darker is louder. Grey below them is where the sustain pedal is down.
 
-    Needs matplotlib.
+    A line is where a prompt ends, if the piece has a text event "continuation", as those of the pipeline have. Needs
+    matplotlib.
 
     Args:
-        midi: has notes.
+        piece: a `PrettyMIDI`, or the path of a MIDI file. It has notes.
         path: where to save the picture; its suffix says in which format. None saves none.
 
     Returns:
@@ -94,7 +111,7 @@ def draw_piano_roll(midi: PrettyMIDI, path: str | Path | None = None) -> Any:
 
     Raises:
         ImportError: if matplotlib is not installed.
-        OSError: if `path` cannot be written.
+        OSError: if `piece` is no MIDI file, or `path` cannot be written.
         ValueError: if the piece has no notes.
     """
     try:
@@ -102,6 +119,7 @@ def draw_piano_roll(midi: PrettyMIDI, path: str | Path | None = None) -> Any:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ImportError("draw_piano_roll needs matplotlib: pip install matplotlib") from error
+    midi = read_midi(piece)
     _check_notes(midi)
     notes = [note for instrument in midi.instruments for note in instrument.notes]
     seconds, lowest, highest = midi.get_end_time(), min(n.pitch for n in notes) - 3, max(n.pitch for n in notes) + 3
@@ -122,6 +140,10 @@ def draw_piano_roll(midi: PrettyMIDI, path: str | Path | None = None) -> Any:
         downs, ups = pedals(instrument, np.array([seconds]))
         rectangles = [_rectangle(down, up, lowest - 1, lowest) for down, up in zip(downs, ups, strict=True)]
         axes.add_collection(PolyCollection(rectangles, color="0.6"))
+    for event in midi.text_events:
+        if event.text == CONTINUATION:
+            axes.axvline(event.time, color="tab:red", linewidth=1)
+            axes.text(event.time, highest - 0.5, f" {CONTINUATION}", color="tab:red", va="top")
     if path is not None:
         figure.savefig(path)
     return figure
@@ -135,9 +157,11 @@ def _check_notes(midi: PrettyMIDI) -> None:
     notes = [note for instrument in midi.instruments for note in instrument.notes]
     if not notes:
         raise ValueError("the piece has no notes")
-    early = min(notes, key=lambda note: note.start)
-    if early.start < 0:
-        raise ValueError(f"{early} starts before the piece")
+    for note in notes:
+        if note.start < 0:
+            raise ValueError(f"{note} starts before the piece")
+        if not (0 <= note.pitch <= 127 and 0 <= note.velocity <= 127):
+            raise ValueError(f"{note}: pitch and velocity must be in 0 .. 127")
 
 
 def _check_sound_font(path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from pretty_midi import ControlChange, Instrument, Note, PrettyMIDI
 
-from perceiver.processing.midi import PAD, VOCAB_SIZE, change_tempo, decode_midi, encode_midi, transpose
+from perceiver.processing.midi import PAD, VOCAB_SIZE, change_tempo, decode_midi, encode_midi, read_midi, transpose
 from tests.data.audio.midi_pieces import piece
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "midi"
@@ -212,6 +212,33 @@ def test_what_is_decoded_survives_a_file(tmp_path):
     ids = [305, 356 + 20, 60, 270, 62, 258, 188, 355, 190]
     decode_midi(ids).write(str(tmp_path / "a.mid"))
     assert encode_midi(PrettyMIDI(str(tmp_path / "a.mid"))) == [305, 376, 60, 270, 376, 62, 258, 188, 355, 190]
+
+
+def test_paths_and_files_that_are_damaged(tmp_path):
+    path = tmp_path / "a.mid"
+    piece((64, 60, 0.5, 1.0)).write(str(path))
+    assert encode_midi(path) == encode_midi(str(path)) == [305, 372, 60, 305, 188]
+    whole = path.read_bytes()
+    damages = {
+        "MThd not found. Probably not a MIDI file": b"RIFF" + whole[4:],
+        "it ends too early": whole[:30],
+        r"max\(\) arg is an empty sequence": whole[:10] + b"\x00\x00" + whole[12:],  # no tracks
+    }
+    for reason, data in damages.items():
+        path.write_bytes(data)
+        with pytest.raises(OSError, match=rf"a\.mid is no MIDI file, or a damaged one: {reason}"):
+            encode_midi(path)
+    with pytest.raises(FileNotFoundError, match=r"missing\.mid"):
+        read_midi(tmp_path / "missing.mid")
+
+
+def test_mark_of_a_continuation():
+    """Where its first token is in time, whatever that is; silence at the end of a prompt belongs to it."""
+    ids = [376, 60, 305, 188, 305, 62, 265, 190]
+    for length, seconds in ((1, 0.0), (3, 0.5), (4, 0.5), (5, 1.0), (7, 1.1)):
+        (event,) = decode_midi(ids, prompt_length=length).text_events
+        assert (event.text, event.time) == ("continuation", pytest.approx(seconds))
+    assert decode_midi(ids).text_events == []
 
 
 def test_kinds_of_ids():

@@ -198,12 +198,32 @@ def test_pairs_of_other_types() -> None:
         assert torch.equal(processor.preprocess(same), expected)
 
 
+def test_pairs_of_files_and_with_transparency(tmp_path: Path) -> None:
+    processor, pair = OpticalFlowProcessor((8, 10), 3), frames()
+    rgba = [np.concatenate([frame, np.full((14, 18, 1), 9, np.uint8)], axis=-1) for frame in pair]
+    Image.fromarray(pair[0]).save(tmp_path / "a.png")
+    Image.fromarray(rgba[1]).save(tmp_path / "b.png")
+    files = tmp_path / "a.png", str(tmp_path / "b.png")
+    for same in (rgba, [torch.from_numpy(rgba[0]), Image.fromarray(rgba[1])], files):
+        assert torch.equal(processor.preprocess(same), processor.preprocess(pair))
+    grey = [np.repeat(frame[..., :1], 3, axis=-1) for frame in pair]
+    expected = processor.preprocess(grey)
+    assert torch.equal(processor.preprocess([Image.fromarray(frame[..., 0]) for frame in pair]), expected)
+    (tmp_path / "c.png").write_text("no image")
+    with pytest.raises(OSError, match=r"c\.png"):
+        processor.preprocess((files[0], tmp_path / "c.png"))
+
+
 FLOAT = [frame.astype(np.float32) for frame in frames()]
 WRONG_PAIRS = {
     "an image pair has two frames, not 1": frames()[:1],
     r"frames of a pair differ in size: \(14, 18\) and \(14, 17\)": [frames()[0], frames((14, 17))[0]],
+    "an image pair has two frames, and is not a str: 'a.png'": "a.png",
+    "an image pair has two frames, and is not a int: 7": 7,
+    "a frame is a float, and must be a path, an array or a Pillow image": (0.5, frames()[0]),
     r"shape \(14, 18\), and must have \(H, W, 3\)": [frame[..., 0] for frame in frames()],
-    r"shape \(14, 18, 4\), and must have \(H, W, 3\)": [np.pad(f, [(0, 0), (0, 0), (0, 1)]) for f in frames()],
+    r"shape \(14, 18, 2\), and must have \(H, W, 3\) or \(H, W, 4\)": [frame[..., :2] for frame in frames()],
+    "image has mode I;16": [Image.fromarray(frame[..., 0].astype(np.uint16)) for frame in frames()],
     "dtype float32, and must have uint8": FLOAT,
     "frames of 7x18 pixels are smaller than patch_size, 8x10": frames((7, 18)),
 }

@@ -12,7 +12,7 @@ import pytest
 from pretty_midi import PrettyMIDI
 
 from perceiver.data.audio.synthetic import piano_piece
-from perceiver.processing.midi import PAD, decode_midi
+from perceiver.processing.midi import PAD, decode_midi, encode_midi
 from perceiver.processing.sound import SAMPLE_RATE, SOUND_FONT, draw_piano_roll, render_wav
 from tests.data.audio.midi_pieces import piece
 
@@ -73,10 +73,21 @@ def test_defaults(fake):
     assert SOUND_FONT.is_file()
 
 
-def test_no_fluidsynth(monkeypatch, tmp_path):
+def test_no_fluidsynth(monkeypatch, tmp_path, caplog):
+    """Two notes sound as sine waves of their frequencies, when they are on; a sound font has nobody to play it."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="render_wav needs the program fluidsynth, which is not installed"):
-        render_wav(piece((64, 60, 0.5, 1.0)))
+    piece((64, 69, 0.5, 1.0), (64, 81, 1.5, 2.0)).write(str(tmp_path / "a.mid"))
+    samples = render_wav(tmp_path / "a.mid", tmp_path / "a.wav")
+    assert "the program fluidsynth is not installed (apt-get install fluidsynth" in caplog.text
+    assert samples.dtype == np.float32 and np.abs(samples).max() == pytest.approx(0.9)
+    assert (samples[:, 0] == samples[:, 1]).all() and not samples[: SAMPLE_RATE // 2 - 1].any()
+    for begin, pitch in ((0.6, 440), (1.6, 880)):
+        part = samples[int(begin * SAMPLE_RATE) :, 0][: SAMPLE_RATE // 4]
+        assert abs(np.abs(np.fft.rfft(part * np.hanning(len(part)))).argmax() * 4 - pitch) <= 8
+    with wave.open(str(tmp_path / "a.wav")) as reader:
+        assert reader.getparams()[:4] == (2, 2, SAMPLE_RATE, len(samples))
+    with pytest.raises(FileNotFoundError, match=r"sf2_path='.*a.sf2' needs the program fluidsynth, which is not inst"):
+        render_wav(tmp_path / "a.mid", sf2_path=sound_font(tmp_path, "a.sf2"))
 
 
 def test_failures_of_fluidsynth(fake, tmp_path):
@@ -111,8 +122,10 @@ def test_pieces_that_cannot_be_rendered(fake, tmp_path):
             render(decode_midi([]))
         with pytest.raises(ValueError, match=r"Note\(start=-0.500000, .* starts before the piece"):
             render(piece((64, 60, 0.1, 1.0), (64, 60, -0.5, 1.0)))
-    with pytest.raises(ValueError, match=r"data byte must be in range 0\.\.127"):
-        render_wav(decode_midi([PAD, 60, 300, 188]))
+        with pytest.raises(ValueError, match=r"velocity=128\): pitch and velocity must be in 0 \.\. 127"):
+            render(decode_midi([PAD, 60, 300, 188]))
+        with pytest.raises(OSError, match=r"no\.mid"):
+            render(tmp_path / "no.mid")
 
 
 @pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed")
@@ -151,6 +164,15 @@ def test_piano_roll(tmp_path):
     }
     assert octaves["C4"] == 60
     assert figure.get_size_inches()[0] == pytest.approx(1.5 + 0.6 * midi.get_end_time())
+
+
+def test_piano_roll_shows_where_a_prompt_ends(tmp_path):
+    ids = encode_midi(piece((64, 60, 0.5, 1.0), (64, 62, 1.0, 2.5)))
+    decode_midi(ids, prompt_length=4).write(str(tmp_path / "a.mid"))  # loudness, half a second, note on, half a second
+    axes = draw_piano_roll(tmp_path / "a.mid").axes[0]
+    (line,), (text,) = axes.lines, axes.texts
+    assert line.get_xdata() == pytest.approx([1.0, 1.0]) and text.get_text().strip() == "continuation"
+    assert not draw_piano_roll(decode_midi(ids)).axes[0].lines
 
 
 def test_piano_roll_of_any_size():

@@ -72,7 +72,7 @@ class SymbolicAudioGenerationPipeline(Pipeline):
     these if `num_return_sequences` is larger than 1.
 
     Raises:
-        FileNotFoundError: if there is no such prompt, or no fluidsynth to render with.
+        OSError: if there is no such prompt, it is no MIDI file, or there is no fluidsynth to play a sound font with.
         ValueError: if a prompt has no notes, or an argument is out of range.
     """
 
@@ -127,9 +127,7 @@ class SymbolicAudioGenerationPipeline(Pipeline):
 
         from perceiver.processing.midi import VELOCITY, encode_midi
 
-        if isinstance(prompt, str | Path):
-            prompt = PrettyMIDI(str(prompt))
-        if not isinstance(prompt, PrettyMIDI | None):
+        if not isinstance(prompt, PrettyMIDI | str | Path | None):
             raise ValueError(
                 f"a prompt is a {type(prompt).__name__}, it must be a PrettyMIDI, a MIDI file's path or None"
             )
@@ -154,6 +152,8 @@ class SymbolicAudioGenerationPipeline(Pipeline):
         render: bool = False,
         sf2_path: str | Path | None = None,
     ) -> Any:
+        from perceiver.processing.midi import decode_midi
+
         prompt_length = int(model_outputs["prompt_length"])
         results = []
         for sequence in model_outputs["sequences"][0].tolist():
@@ -161,18 +161,23 @@ class SymbolicAudioGenerationPipeline(Pipeline):
             if return_type == ReturnType.TENSORS:
                 results.append({"generated_token_ids": ids})
             else:
-                skip = prompt_length if return_type == ReturnType.NEW_AUDIO else 0
-                results.append(self._audio(ids, skip, render, sf2_path))
+                new_only = return_type == ReturnType.NEW_AUDIO
+                midi = self._new_piece(ids, prompt_length) if new_only else decode_midi(ids, prompt_length)
+                results.append(self._audio(midi, render, sf2_path))
         return results[0] if len(results) == 1 else results
 
     @staticmethod
-    def _audio(ids: list[int], skip: int, render: bool, sf2_path: str | Path | None) -> dict[str, Any]:
+    def _new_piece(ids: list[int], prompt_length: int) -> PrettyMIDI:
         from perceiver.processing.midi import VELOCITY, decode_midi
-        from perceiver.processing.sound import render_wav
 
         # New notes are as loud as the prompt said last.
-        loudness = [token for token in ids[:skip] if token >= VELOCITY][-1:]
-        midi = decode_midi(loudness + ids[skip:])
+        loudness = [token for token in ids[:prompt_length] if token >= VELOCITY][-1:]
+        return decode_midi(loudness + ids[prompt_length:])
+
+    @staticmethod
+    def _audio(midi: PrettyMIDI, render: bool, sf2_path: str | Path | None) -> dict[str, Any]:
+        from perceiver.processing.sound import render_wav
+
         result: dict[str, Any] = {"generated_audio_midi": midi}
         if render:
             result["generated_audio_wav"] = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
     """Symbolic audio model. A batch is (labels, input_ids, pad_mask), each (B, M), with M at least `max_latents`.
 
     Samples are MIDI files in the folder `samples` beside the logs: a prompt and what the model makes of it. TensorBoard
-    gets their piano rolls where matplotlib is installed, and their sound where fluidsynth is.
+    gets their sound, and their piano rolls where matplotlib is installed.
 
     Args:
         validation_sample_prompt: MIDI file that is continued after each validation.
@@ -50,15 +49,15 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
         )
 
     def prompt_tokens(self, prompt: str) -> Tensor:
-        from perceiver.processing.midi import encode_midi, read_midi
+        from perceiver.processing.midi import encode_midi
 
-        return torch.tensor(encode_midi(read_midi(Path(prompt))), dtype=torch.int64)
+        return torch.tensor(encode_midi(prompt), dtype=torch.int64)
 
     def decoded(self, prompt: Tensor, continuation: Tensor) -> PrettyMIDI:
         from perceiver.processing.midi import decode_midi
 
-        tokens = torch.cat([prompt, continuation])
-        return decode_midi(tokens[tokens != PAD_TOKEN_ID].cpu())
+        prompt, continuation = (tokens[tokens != PAD_TOKEN_ID].cpu() for tokens in (prompt, continuation))
+        return decode_midi(torch.cat([prompt, continuation]), prompt_length=len(prompt))
 
     def log_sample(self, name: str, sample: PrettyMIDI) -> None:
         from perceiver.processing.sound import SAMPLE_RATE, draw_piano_roll, render_wav
@@ -75,6 +74,5 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
                 continue
             if find_spec("matplotlib"):
                 logger.experiment.add_figure(name, draw_piano_roll(sample), self.global_step)
-            if shutil.which("fluidsynth"):
-                sound = torch.from_numpy(render_wav(sample)).mean(dim=1)[None]  # mono
-                logger.experiment.add_audio(name, sound, self.global_step, sample_rate=SAMPLE_RATE)
+            sound = torch.from_numpy(render_wav(sample)).mean(dim=1)[None]  # mono
+            logger.experiment.add_audio(name, sound, self.global_step, sample_rate=SAMPLE_RATE)

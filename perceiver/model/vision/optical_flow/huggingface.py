@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForOpticalFlow, Pipeline
@@ -27,6 +26,7 @@ from perceiver.model.vision.optical_flow.backend import (
     OpticalFlowInputAdapter,
     flow_loss,
 )
+from perceiver.processing.optical_flow import OpticalFlowProcessor, frame_pair, is_frame, render_optical_flow
 from perceiver.tasks import TASKS
 
 
@@ -73,7 +73,7 @@ class OpticalFlowPerceiver(PerceiverBackendModel):
 class OpticalFlowPipeline(Pipeline):
     """Flow between the two frames of a pair: `pipeline("optical-flow", model=...)(frame_pairs)`.
 
-    A pair is a tuple of frames (H, W, 3), uint8 RGB: arrays or Pillow images, at least as big as the model's
+    A pair is two frames: paths, Pillow images, or uint8 arrays, RGB (H, W, 3) or RGBA, at least as big as the model's
     `image_shape`. Bigger ones are cut into tiles that overlap. A list of pairs gives a list of results. An iterator
     over pairs, those of a video for example, gives an iterable: pairs are read as results are asked for.
 
@@ -88,10 +88,7 @@ class OpticalFlowPipeline(Pipeline):
     model: OpticalFlowPerceiver
 
     def __init__(self, *args: Any, **kwargs: Any):
-        from perceiver.processing.optical_flow import OpticalFlowProcessor, render_optical_flow
-
         super().__init__(*args, **kwargs)
-        self.render = render_optical_flow
         height, width = self.model.backend_model.config.encoder.image_shape
         self.flow_processor = OpticalFlowProcessor(
             patch_size=(height, width),
@@ -100,6 +97,8 @@ class OpticalFlowPipeline(Pipeline):
         )
 
     def __call__(self, image_pairs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        if isinstance(image_pairs, list) and image_pairs and all(map(is_frame, image_pairs)):
+            image_pairs = tuple(image_pairs)  # one pair; a list would be one of pairs
         if isinstance(image_pairs, Iterator):  # transformers knows no iterators but generators
             image_pairs = (image_pair for image_pair in image_pairs)
         return super().__call__(image_pairs, **kwargs)
@@ -113,9 +112,9 @@ class OpticalFlowPipeline(Pipeline):
         forward = {} if micro_batch_size is None else {"micro_batch_size": micro_batch_size}
         return {}, forward, {} if render is None else {"render": render}
 
-    def preprocess(self, image_pair: Sequence[Any]) -> dict[str, Any]:  # type: ignore[override]
-        # Arrays stay where they are; transformers would move tensors to the model's device.
-        return {"image_pair": [np.asarray(frame) for frame in image_pair]}
+    def preprocess(self, image_pair: Any) -> dict[str, Any]:  # type: ignore[override]
+        # As arrays they stay where they are; transformers would move tensors to the model's device.
+        return {"image_pair": frame_pair(image_pair)}
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Any], micro_batch_size: int = 1
@@ -128,7 +127,7 @@ class OpticalFlowPipeline(Pipeline):
         self, model_outputs: dict[str, Any], render: bool = False
     ) -> npt.NDArray[Any]:
         flow = model_outputs["flow"].numpy()
-        return self.render(flow) if render else flow
+        return render_optical_flow(flow) if render else flow
 
 
 def official_backend_config(config: PerceiverConfig) -> OpticalFlowConfig:

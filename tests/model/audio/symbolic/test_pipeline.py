@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from perceiver.data.audio import decode_midi, encode_midi
 from perceiver.model.audio import symbolic
 from perceiver.model.audio.symbolic import ReturnType
 from perceiver.processing.midi import PAD, VELOCITY
+from perceiver.processing.sound import SOUND_FONT
 from tests.model.helpers import GOLDEN, golden_cases
 
 HUB = GOLDEN / "sam" / "hub"
@@ -25,7 +25,6 @@ PROMPT = PrettyMIDI(str(PLAIN))
 IDS = encode_midi(PROMPT)
 MAX_SEQ_LEN = 24
 GREEDY = {"do_sample": False, "max_new_tokens": 9}
-needs_fluidsynth = pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="needs fluidsynth")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +134,7 @@ def test_prompt_that_cannot_be_read(generator: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mid"):
         generator("nowhere.mid")
     (tmp_path / "text.mid").write_text("no music")
-    with pytest.raises(OSError, match="MThd not found"):
+    with pytest.raises(OSError, match=r"\.mid is no MIDI file, or a damaged one: MThd not found"):
         generator(tmp_path / "text.mid")
     with pytest.raises(ValueError, match="a prompt is a list, it must be a PrettyMIDI"):
         generator([[60, 188]])
@@ -217,7 +216,6 @@ def test_model_with_pipeline_survives_saving(generator: Any, tmp_path: Path) -> 
 # --- sound ---
 
 
-@needs_fluidsynth
 def test_rendering(generator: Any) -> None:
     result = generator(PROMPT, render=True, **GREEDY)
     assert result.keys() == {"generated_audio_midi", "generated_audio_wav"}
@@ -229,13 +227,11 @@ def test_rendering(generator: Any) -> None:
     assert silence["generated_audio_wav"] is None and notes(silence["generated_audio_midi"]) == []
 
 
-@needs_fluidsynth
 def test_token_ids_are_not_rendered(generator: Any) -> None:
     with pytest.raises(ValueError, match=r"render=True needs audio, return_type is ReturnType\.TENSORS"):
         generator(PROMPT, render=True, return_type=ReturnType.TENSORS)
 
 
-@needs_fluidsynth
 def test_unknown_sound_font_is_an_error_before_generation(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator.model, "generate", None)  # can't be called
     with pytest.raises(ValueError, match=r"sf2_path='nowhere\.sf2' is no file: it must be a sound font"):
@@ -245,5 +241,14 @@ def test_unknown_sound_font_is_an_error_before_generation(generator: Any, monkey
 def test_missing_fluidsynth_is_an_error_before_generation(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator.model, "generate", None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(FileNotFoundError, match="needs the program fluidsynth"):
-        generator(PROMPT, render=True)
+    with pytest.raises(FileNotFoundError, match=r"TimGM6mb\.sf2' needs the program fluidsynth"):
+        generator(PROMPT, render=True, sf2_path=SOUND_FONT)
+
+
+def test_the_piece_says_where_the_prompt_ends(generator: Any) -> None:
+    """A time shift at the end of the prompt is still part of it."""
+    prompt = decode_midi(IDS[:12])
+    (event,) = generator(PROMPT, max_prompt_length=12, **GREEDY)["generated_audio_midi"].text_events
+    steps = sum(token - 255 for token in IDS[:12] if 256 <= token < 356)
+    assert event.text == "continuation" and event.time == pytest.approx(steps / 100) and prompt.text_events == []
+    assert generator(PROMPT, return_full_audio=False, **GREEDY)["generated_audio_midi"].text_events == []
