@@ -40,6 +40,17 @@ def init_parameters(module: nn.Module, init_scale: float) -> None:
             nn.init.ones_(part.running_var)
 
 
+def as_dtype_of(parameter: Tensor, x: Tensor) -> Tensor:
+    """What an adapter made, in the model's dtype: codes of positions are float32 in a bfloat16 model, too.
+
+    Autocast does this itself.
+    """
+    device = x.device.type
+    if x.dtype == parameter.dtype or (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return x
+    return x.to(parameter.dtype)
+
+
 class PerceiverEncoder(nn.Module):
     """Maps an input of any length to N latents.
 
@@ -113,11 +124,12 @@ class PerceiverEncoder(nn.Module):
         init_parameters(self, self.config.init_scale)
         self.requires_grad_(not self.config.freeze)
 
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None, *, adapted: bool = False) -> Tensor:
+    def forward(self, x: Any, pad_mask: Tensor | None = None, *, adapted: bool = False) -> Tensor:
         """Encodes a task input.
 
         Args:
-            x: What the input adapter takes, or if `adapted` what it has made (B, M, C).
+            x: What the input adapter takes, a tensor or a dictionary for example; if `adapted` what it has made
+                (B, M, C).
             pad_mask: Boolean (B, M), True where the input is padding. No latent sees padding; positions, which the
                 input adapter counts, are those of the padded input.
             adapted: Whether `x` went through the input adapter before, for a model that needs it elsewhere, too.
@@ -125,7 +137,7 @@ class PerceiverEncoder(nn.Module):
         Returns:
             Latents (B, N, D)
         """
-        x = x if adapted else self.input_adapter(x)  # B M C
+        x = as_dtype_of(self.latent_provider._query, x if adapted else self.input_adapter(x))  # B M C
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
             raise ValueError(
                 f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"
@@ -202,6 +214,7 @@ class PerceiverDecoder(nn.Module):
             Task output, one per query.
         """
         query = self.output_query_provider() if query is None else query
+        query = as_dtype_of(self.cross_attn.attention.q_norm.weight, query)
         x = self.cross_attn(query, latents)  # B O F
         return self.output_adapter(x, **output_adapter)
 
@@ -248,6 +261,18 @@ class PerceiverIO(nn.Sequential):
         self.encoder.init_parameters()
         self.decoder.init_parameters()
 
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Task input and its pad mask (B, M) -> task output, for all queries of the decoder's query provider"""
-        return self.decoder(self.encoder(x, pad_mask))
+    def forward(
+        self, x: Any, pad_mask: Tensor | None = None, *, query: Tensor | None = None, **output_adapter: Any
+    ) -> Tensor:
+        """Encodes a task input and decodes it.
+
+        Args:
+            x: What the input adapter takes.
+            pad_mask: Boolean (B, M), True where the input is padding.
+            query: Output queries (B, O, F), or (1, O, F). By default all those of the query provider.
+            output_adapter: Further arguments of the output adapter.
+
+        Returns:
+            Task output, one per query.
+        """
+        return self.decoder(self.encoder(x, pad_mask), query, **output_adapter)

@@ -209,6 +209,41 @@ def test_perceiver_io_is_the_decoder_of_the_encoder() -> None:
     assert (model.encoder, model.decoder) == (model[0], model[1])
 
 
+class TwoInputs(InputAdapter):
+    """A dictionary of points and their values. It computes in float32, whatever the model does."""
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        return torch.cat([x["points"].float(), x["values"].float()], dim=-1)
+
+
+def test_queries_of_a_call_and_inputs_that_are_a_dictionary() -> None:
+    model = PerceiverIO(encoder(), decoder())
+    model.encoder.input_adapter = TwoInputs(C)
+    x, query = torch.randn(B, M, C), torch.randn(B, 3, F)
+    latents = model.encoder(x, adapted=True)
+    output = model({"points": x[..., :2], "values": x[..., 2:]}, query=query)
+    torch.testing.assert_close(output, model.decoder(latents, query))
+    one = model({"points": x[..., :2], "values": x[..., 2:]}, query=query[:, 1:2])
+    torch.testing.assert_close(one, output[:, 1:2])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_adapters_that_compute_in_float32(compiled: bool) -> None:
+    """In a bfloat16 model, whose layers take nothing else; under autocast, what they get is not touched."""
+    model = PerceiverIO(encoder(), decoder())
+    model.encoder.input_adapter = TwoInputs(C)
+    x, query = torch.randn(B, M, C), torch.randn(B, 3, F)
+    inputs = {"points": x[..., :2], "values": x[..., 2:]}
+    expected = model(inputs, query=query)
+    run = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(run(inputs, query=query).float(), expected, atol=0.05, rtol=0.05)
+    model.to(torch.bfloat16)
+    output = run(inputs, query=query)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.05)
+
+
 # --- freezing and initial values ---
 
 
