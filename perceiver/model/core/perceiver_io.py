@@ -214,8 +214,7 @@ class PerceiverDecoder(nn.Module):
             Task output, one per query.
         """
         query = self.output_query_provider() if query is None else query
-        query = as_dtype_of(self.cross_attn.attention.q_norm.weight, query)
-        x = self.cross_attn(query, latents)  # B O F
+        x = self.cross_attn(as_dtype_of(next(self.cross_attn.parameters()), query), latents)  # B O F
         return self.output_adapter(x, **output_adapter)
 
 
@@ -261,18 +260,15 @@ class PerceiverIO(nn.Sequential):
         self.encoder.init_parameters()
         self.decoder.init_parameters()
 
-    def forward(
-        self, x: Any, pad_mask: Tensor | None = None, *, query: Tensor | None = None, **output_adapter: Any
-    ) -> Tensor:
+    def forward(self, x: Any, pad_mask: Tensor | None = None, *, query: Tensor | None = None) -> Tensor:
         """Encodes a task input and decodes it.
 
         Args:
             x: What the input adapter takes.
             pad_mask: Boolean (B, M), True where the input is padding.
             query: Output queries (B, O, F), or (1, O, F). By default all those of the query provider.
-            output_adapter: Further arguments of the output adapter.
 
         Returns:
             Task output, one per query.
         """
-        return self.decoder(self.encoder(x, pad_mask), query, **output_adapter)
+        return self.decoder(self.encoder(x, pad_mask), query)

@@ -104,7 +104,9 @@ class PerPositionModel(PerceiverIO):
     def txt_embedding(self) -> nn.Embedding:
         return txt_embedding(self)
 
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None, output_positions: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]  # positions say which queries
+        self, x: Tensor, pad_mask: Tensor | None = None, output_positions: Tensor | None = None
+    ) -> Tensor:
         """Predicts an output per position.
 
         Args:
