@@ -13,36 +13,23 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
     """Keys `(epoch, index, repeated)` of one process, shuffled and different in each epoch.
 
-    A `DistributedSampler`, so Lightning leaves it alone.
-
-    Args:
-        dataset: the examples, which take these keys.
-        num_replicas: processes.
-        rank: number of this process.
-        shuffle: False gives the order of the text and epoch 0, always.
-        seed: of the order.
+    A `DistributedSampler`, with its arguments, so Lightning leaves it alone. Without `shuffle` the order is that of the
+    examples, and the epoch 0, always.
     """
 
     dataset: Any  # with a length
     start = 0  # keys that the next iteration skips
 
-    def __init__(
-        self, dataset: Dataset[Any], *, num_replicas: int = 1, rank: int = 0, shuffle: bool = True, seed: int = 0
-    ):
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-
     def set_epoch(self, epoch: int) -> None:
-        if not self.shuffle:
-            return
-        if epoch != self.epoch:
+        if self.shuffle and epoch != self.epoch:
             self.start = 0
-        super().set_epoch(epoch)
+            super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         start, self.start = self.start, 0
@@ -50,11 +37,8 @@ class EpochSampler(DistributedSampler[Any]):
 
     def _keys(self) -> Iterator[tuple[int, int, bool]]:
         size, epoch = len(self.dataset), self.epoch
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            order = torch.randperm(size, generator=generator)
-        else:
-            order = torch.arange(size)
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        order = torch.randperm(size, generator=generator) if self.shuffle else torch.arange(size)
         for position in range(self.rank, self.num_samples * self.num_replicas, self.num_replicas):
             yield epoch, int(order[position % size]), position >= size
 
@@ -72,10 +56,7 @@ class ResumableLoader(DataLoader[Any]):
 
     batch_size: int
     sampler: EpochSampler
-
-    def __init__(self, dataset: Dataset[Any], *, batch_size: int, sampler: EpochSampler, **kwargs: Any):
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
-        self.num_examples_done = 0  # of this rank
+    num_examples_done = 0  # of this rank
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: nothing runs until the first batch is asked for. Lightning creates the iterator of a resumed run
@@ -86,11 +67,8 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {
-            "epoch": self.sampler.epoch,
-            "num_examples_done": self.num_examples_done,
-            "num_replicas": self.sampler.num_replicas,
-        }
+        place = {"epoch": self.sampler.epoch, "num_examples_done": self.num_examples_done}
+        return {**place, "num_replicas": self.sampler.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continues where the state was taken.
@@ -98,13 +76,10 @@ class ResumableLoader(DataLoader[Any]):
         Raises:
             ValueError: if it was taken in the middle of an epoch that other ranks shared.
         """
-        done, num_replicas = state["num_examples_done"], state["num_replicas"]
-        if num_replicas != self.sampler.num_replicas:
-            if 0 < done < -(-len(self.sampler.dataset) // num_replicas):
-                raise ValueError(
-                    f"the epoch was begun by {num_replicas} processes and cannot go on with "
-                    f"{self.sampler.num_replicas}: their shares of it differ"
-                )
+        done, begun, now = state["num_examples_done"], state["num_replicas"], self.sampler.num_replicas
+        if begun != now:
+            if 0 < done < -(-len(self.sampler.dataset) // begun):
+                raise ValueError(f"the epoch was begun by {begun} processes and cannot go on with {now}: shares differ")
             done = len(self.sampler) if done > 0 else 0
         self.sampler.set_epoch(state["epoch"])
         self.sampler.start = self.num_examples_done = done

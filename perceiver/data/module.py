@@ -1,14 +1,156 @@
-"""The loaders of a data module, over examples by split. Leaves say what the examples are and how batches are made."""
+"""The base of all data modules: loaders over examples by split.
 
-from __future__ import annotations
+A subclass says what the examples are (`load_examples`) and how batches are made of them (`collate_function`). One that
+preprocesses has a `cache`, and makes its examples of what is there. Where raw data comes from is no subclass but an
+object, a source (`cache.py`): its `raw_data`.
+
+Training batches are functions of `seed` and the epoch. The number of workers changes nothing, and a run resumes in the
+middle of an epoch (`loader.py`). Validation and test batches are the same in every epoch.
+"""
 
 from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from perceiver.data.cache import Cache
+from perceiver.data.checks import check_least
 from perceiver.data.loader import EpochSampler, ResumableLoader
+from perceiver.data.streams import RECORDS, stream
+
+
+class DataModule(pl.LightningDataModule):
+    """Training, validation and test loaders.
+
+    Args:
+        batch_size: training examples per batch.
+        valid_batch_size: validation and test examples per batch, `batch_size` by default.
+        num_workers: processes that load batches.
+        pin_memory: copy batches to page-locked memory where there is a CUDA device.
+        seed: of all that is random, not negative.
+
+    Attributes:
+        examples: examples by split, after `setup`: "train", "valid" and possibly "test".
+        raw_data: where they come from. A subclass that has the methods of a source is its own one.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    cache: Cache | None = None
+    trainer: Any  # Lightning's, or None
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        valid_batch_size: int | None = None,
+        num_workers: int = 2,
+        pin_memory: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        check_least(0, seed=seed)
+        self.batch_size, self.valid_batch_size = (
+            batch_size,
+            batch_size if valid_batch_size is None else valid_batch_size,
+        )
+        self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
+        self.raw_data: Any = self
+        self.examples: dict[str, Any] = {}
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """Names of the classes 0, 1, ..."""
+        raise AttributeError(f"{type(self).__name__} has no classes")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def cache_dir(self) -> Path:
+        """The folder of what was preprocessed."""
+        if self.cache is None:
+            raise AttributeError(f"{type(self).__name__} preprocesses nothing")
+        return self.cache.directory
+
+    def prepare_data(self) -> None:
+        if self.cache is not None:
+            self.cache.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.cache is not None:
+            self.cache.check()
+        self.examples = self.load_examples()
+
+    def load_examples(self) -> dict[str, Any]:
+        """Examples (`examples.py`) by split."""
+        return self.examples
+
+    def split_examples(self, split: str, *, training: bool) -> Any:
+        """Examples of "train", "valid" or "test"; `training`: with what is random anew in each epoch."""
+        return self.named_split(split)
+
+    def collate_function(self, *, training: bool) -> Any:
+        """What makes a batch of examples, torch's default if None; `training` as in `split_examples`."""
+        return None
+
+    def named_split(self, split: str) -> Any:
+        """Examples of a split.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        if split not in self.examples:
+            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.examples)}")
+        return self.examples[split]
+
+    def validation_index(self, index: int) -> int:
+        """Number of a validation example, or for -1 of a random one: a function of `seed` and the trainer's step.
+
+        Raises:
+            ValueError: if there is no such example.
+        """
+        size = len(self.named_split("valid"))
+        if not -1 <= index < size:
+            raise ValueError(f"validation record {index} must be in [0, {size}), or -1 for a random one")
+        if index >= 0:
+            return index
+        step = self.trainer.global_step if self.trainer is not None else 0
+        return int(stream(RECORDS, self.seed, step, 0).integers(size))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        overfit = self.trainer is not None and self.trainer.overfit_batches  # the same few batches in every epoch
+        return self._dataloader("train", self.batch_size, training=not overfit)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._dataloader("valid", self.valid_batch_size, training=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._dataloader("test", self.valid_batch_size, training=False)
+
+    def _dataloader(self, split: str, batch_size: int, *, training: bool) -> DataLoader[Any]:
+        examples = self.split_examples(split, training=training)
+        world_size, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        sampler: EpochSampler | None = None  # the order of the examples
+        if training or world_size > 1:
+            sampler = EpochSampler(examples, num_replicas=world_size, rank=rank, shuffle=training, seed=self.seed)
+        loader: Any = ResumableLoader if training else DataLoader
+        return loader(
+            examples,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=self.collate_function(training=training),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory and torch.cuda.is_available(),
+        )
+
 
 ExamplesT = TypeVar("ExamplesT")
 

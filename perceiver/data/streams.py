@@ -8,6 +8,7 @@ import numpy as np
 
 # What the numbers are for: streams of two purposes are independent.
 MASKS, WINDOWS, RECORDS, DOCUMENTS = range(4)
+SPLITS = {"train": 0, "valid": 1, "test": 2}  # where whole examples are made up
 
 
 def stream(purpose: int, seed: int, epoch: int, index: int) -> np.random.Generator:
