@@ -2,24 +2,20 @@
 
 A leaf says where images come from (`load`) and which image processor turns them into numbers. That one is for inference
 as well: `data.image_processor` belongs to a model that was trained with the data.
-
-Order, random changes and mixtures depend on `seed` and the epoch, not on the number of workers, and a run resumes in
-the middle of an epoch (`perceiver/data/loader.py`).
 """
 
-from abc import abstractmethod
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
-import pytorch_lightning as pl
-
-from perceiver.data.module import SplitLoaders
-from perceiver.data.text.encoders import find_label_names
+from perceiver.data.labels import find_label_names
+from perceiver.data.module import DataModule
 from perceiver.data.vision.images import LABEL, ImageCollator, ImageExamples, Splits, check_images
 from perceiver.data.vision.transforms import Augmentation, Mixing
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
 
-class ImageDataModule(SplitLoaders, pl.LightningDataModule):
+class ImageDataModule(DataModule):
     """Serves labelled images.
 
     Args:
@@ -27,18 +23,13 @@ class ImageDataModule(SplitLoaders, pl.LightningDataModule):
         image_size: height and width of the images in batches. An image processor that does not resize takes no others.
         augmentation: random changes of training images.
         mixing: mixes the images of a training batch. Its `label` is then (B, classes), a probability per class.
-        batch_size: training images per batch.
-        valid_batch_size: validation and test images per batch, `batch_size` by default.
-        num_workers: processes that read images.
-        pin_memory: copy batches to page-locked memory where there is a CUDA device.
-        seed: of all that is random, not negative.
-
-    Attributes:
-        examples: examples by split, after `setup`.
+        **kwargs: see `DataModule`.
 
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    dataset_dir: str  # for what a leaf downloads
 
     def __init__(
         self,
@@ -47,35 +38,21 @@ class ImageDataModule(SplitLoaders, pl.LightningDataModule):
         *,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
-        batch_size: int = 64,
-        valid_batch_size: int | None = None,
-        num_workers: int = 2,
-        pin_memory: bool = True,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__()
+        super().__init__(**kwargs)
         if min(image_size) < 1:
             raise ValueError(f"images of {image_size[0]} x {image_size[1]} pixels must have at least 1 x 1")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be at least 0")
-        self.image_processor = image_processor
-        self.image_size = image_size
-        self.augmentation = augmentation
-        self.mixing = mixing
-        self.batch_size = batch_size
-        self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self.seed = seed
-        self.examples: dict[str, ImageExamples] = {}
+        self.image_processor, self.image_size = image_processor, image_size
+        self.augmentation, self.mixing = augmentation, mixing
 
-    @abstractmethod
     def load(self) -> Splits:
-        """Reads which images there are, not the images.
+        """Reads which images there are, not the images. A leaf without `raw_data` says here how.
 
         Returns:
             Splits "train", "valid" and possibly "test", each with the columns `image` and `label`.
         """
+        return self.raw_data.load(Path(self.dataset_dir))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -88,45 +65,24 @@ class ImageDataModule(SplitLoaders, pl.LightningDataModule):
         """Names of the classes 0, 1, ..., from the data set."""
         return find_label_names(self._splits, LABEL)
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.label_names)
-
     @cached_property
     def _splits(self) -> Splits:
-        splits = self.load()
-        check_images(splits)
-        return splits
+        return check_images(self.load())
 
     def prepare_data(self) -> None:
         self._splits  # noqa: B018  # downloads them
 
-    def setup(self, stage: str | None = None) -> None:
-        self.examples = {
-            split: ImageExamples(
-                rows,
-                self.label_names,
-                split=split,
-                size=self.image_size,
-                fixed_size=not self.image_processor.do_resize,
-                single_channel=self.image_processor.single_channel,
-                augmentation=self.augmentation if split == "train" else None,
-                seed=self.seed,
-            )
+    def load_examples(self) -> dict[str, ImageExamples]:
+        single_channel, fixed_size = self.image_processor.single_channel, not self.image_processor.do_resize
+        examples = partial(ImageExamples, size=self.image_size, fixed_size=fixed_size, single_channel=single_channel)
+        changes = {"train": self.augmentation}
+        return {
+            split: examples(rows, self.label_names, split=split, augmentation=changes.get(split), seed=self.seed)
             for split, rows in self._splits.items()
         }
 
-    def split_examples(self, split: str, *, training: bool) -> ImageExamples:
-        return self.named_split(self.examples, split)
-
     def collate_function(self, *, training: bool) -> ImageCollator:
-        if not training:
-            return ImageCollator(self.image_processor, self.num_classes)
-        cropped = self.augmentation is not None and self.augmentation.min_crop_area is not None
-        return ImageCollator(
-            self.image_processor,
-            self.num_classes,
-            mixing=self.mixing,
-            seed=self.seed,
-            **({"do_center_crop": False, "do_resize": False} if cropped else {}),
-        )
+        cropped = training and self.augmentation is not None and self.augmentation.min_crop_area is not None
+        options = {"do_center_crop": False, "do_resize": False} if cropped else {}
+        mixing = self.mixing if training else None
+        return ImageCollator(self.image_processor, self.num_classes, mixing=mixing, seed=self.seed, **options)

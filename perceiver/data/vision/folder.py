@@ -107,14 +107,11 @@ def read_folder(folder: Path, label_names: Sequence[str]) -> datasets.Dataset:
     for class_folder in class_folders(folder):
         if class_folder.name not in label_names:
             raise ValueError(f"{class_folder} is no class to train, which are {', '.join(label_names)}")
-        files = [
-            file
-            for file in class_folder.rglob("*")
-            if file.suffix.lower() in SUFFIXES and "/." not in f"/{file.relative_to(class_folder).as_posix()}"
-        ]
+        below = [file for file in class_folder.rglob("*") if file.suffix.lower() in SUFFIXES]
+        files = [str(file) for file in below if "/." not in f"/{file.relative_to(class_folder).as_posix()}"]
         if not files:
             raise ValueError(f"{class_folder} has no images: no files with one of the suffixes {', '.join(SUFFIXES)}")
-        paths += sorted(map(str, files))
+        paths += sorted(files)
         labels += [label_names.index(class_folder.name)] * len(files)
     if not paths:
         raise ValueError(f"{folder} has no folders with images in them, one per class")

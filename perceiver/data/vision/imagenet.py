@@ -1,11 +1,9 @@
 """ImageNet: 1.28 million photographs of 1,000 classes (ILSVRC 2012, arXiv 1409.0575)."""
 
-from pathlib import Path
 from typing import Any
 
-from perceiver.data.text.hub import load_splits
+from perceiver.data.hub import HubSplits
 from perceiver.data.vision.base import ImageDataModule
-from perceiver.data.vision.images import Splits
 from perceiver.data.vision.transforms import IMAGENET_AUGMENTATION, IMAGENET_MIXING, Augmentation, Mixing
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
@@ -41,9 +39,6 @@ class ImageNetDataModule(ImageDataModule):
     ):
         image_processor = PerceiverImageClassifierInputProcessor(size=image_size, crop_size=round(image_size * 8 / 7))
         super().__init__(image_processor, (image_size, image_size), augmentation=augmentation, mixing=mixing, **kwargs)
-        self.dataset_dir = Path(dataset_dir)
-        self.dataset_id, self.revision = dataset_id, revision
-
-    def load(self) -> Splits:
+        self.dataset_dir = dataset_dir
         names = {"train": "train", "valid": "validation", "test": "validation"}
-        return load_splits(self.dataset_id, None, self.revision, names, self.dataset_dir)
+        self.raw_data = HubSplits(dataset_id, None, revision, names)

@@ -7,6 +7,7 @@ processor, which inference uses as well, turns a batch of images into numbers.
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import datasets
@@ -17,25 +18,21 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
+from perceiver.data.examples import IGNORE, Examples
+from perceiver.data.labels import column_feature, label_numbers
 from perceiver.data.streams import stream
-from perceiver.data.text.collator import IGNORE
-from perceiver.data.text.encoders import label_numbers
 from perceiver.data.vision.transforms import Augmentation, Mixing
-from perceiver.processing.image import (
-    PerceiverImageClassifierInputProcessor,
-    converted_image,
-)
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor as Processor, converted_image
 
 IMAGE, LABEL = "image", "label"  # columns
 AUGMENT, MIX = range(2)  # purposes of random numbers
 SPLIT_SEED = 0
 
-Key = int | tuple[int, int] | tuple[int, int, bool]
 Splits = Mapping[str, datasets.Dataset]
 
 
-def check_images(splits: Splits) -> None:
-    """Checks that there are images.
+def check_images(splits: Splits) -> Splits:
+    """The splits, all of which have images.
 
     Raises:
         ValueError: if a split is empty, or has no column of images.
@@ -43,10 +40,9 @@ def check_images(splits: Splits) -> None:
     for split, rows in splits.items():
         if len(rows) == 0:
             raise ValueError(f"split {split!r} is empty: it must have at least 1 image")
-        if IMAGE not in rows.column_names:
-            raise ValueError(f"split {split!r} has no column {IMAGE!r}, only {rows.column_names}")
-        if not isinstance(rows.features[IMAGE], datasets.Image):
-            raise ValueError(f"column {IMAGE!r} of split {split!r} must hold images, not {rows.features[IMAGE]}")
+        if not isinstance(feature := column_feature(split, rows, IMAGE), datasets.Image):
+            raise ValueError(f"column {IMAGE!r} of split {split!r} must hold images, not {feature}")
+    return splits
 
 
 def image_dataset(
@@ -63,12 +59,9 @@ def image_dataset(
         ValueError: if the images are arrays of another shape or dtype, there are more or fewer than labels, or a label
             is out of range.
     """
-    if isinstance(images, np.ndarray) and not (
-        images.dtype == np.uint8 and (images.ndim == 3 or images.shape[3:] == (3,))
-    ):
-        raise ValueError(
-            f"images are {images.dtype} of shape {images.shape}, they must be uint8 of (N, H, W) or (N, H, W, 3)"
-        )
+    if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or (images.ndim != 3 and images.shape[3:] != (3,))):
+        kind = f"{images.dtype} of shape {images.shape}"
+        raise ValueError(f"images are {kind}, they must be uint8 of (N, H, W) or (N, H, W, 3)")
     if len(images) != len(labels):
         raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
     features = datasets.Features({IMAGE: datasets.Image(), LABEL: datasets.ClassLabel(names=list(label_names))})
@@ -100,11 +93,9 @@ def stratified_splits(rows: datasets.Dataset, *, valid_fraction: float, test_fra
     return {split: rows.select(np.flatnonzero(part)) for split, part in parts.items() if fractions[split] > 0}
 
 
-class ImageExamples(torch.utils.data.Dataset[dict[str, Any]]):
+@dataclass(eq=False)
+class ImageExamples(Examples[dict[str, Any]]):
     """One split: dicts of `image`, a PIL image in grayscale or RGB, `label`, `index` and `epoch`.
-
-    An item is asked for with `(epoch, index)`, or with `index` alone, which is epoch 0. With `(epoch, index, True)` its
-    label is -100: some process takes it a second time (`perceiver/data/loader.py`).
 
     Args:
         rows: images and labels.
@@ -122,36 +113,32 @@ class ImageExamples(torch.utils.data.Dataset[dict[str, Any]]):
             many bits or the wrong size.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        label_names: Sequence[str],
-        *,
-        split: str,
-        size: tuple[int, int],
-        fixed_size: bool,
-        single_channel: bool,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ):
+    rows: InitVar[datasets.Dataset]
+    label_names: InitVar[Sequence[str]]
+    _: KW_ONLY
+    split: str
+    size: tuple[int, int]
+    fixed_size: bool
+    single_channel: bool
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    def __post_init__(self, rows: datasets.Dataset, label_names: Sequence[str]) -> None:
         labels = rows.select_columns([LABEL]).with_format("arrow")[:].column(LABEL).combine_chunks()
         self.labels = label_numbers(labels, LABEL, label_names)
         self.files = rows.select_columns([IMAGE]).cast_column(IMAGE, datasets.Image(decode=False))
-        self.split, self.size, self.fixed_size = split, size, fixed_size
-        self.single_channel, self.augmentation, self.seed = single_channel, augmentation, seed
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index, *repeated = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} is not in [0, {len(self)})")
+    def example(self, epoch: int, index: int) -> dict[str, Any]:
         image = self.image(index)
         if self.augmentation is not None:
             image = self.augmentation(image, self.size, stream(AUGMENT, self.seed, epoch, index))
-        label = IGNORE if any(repeated) else int(self.labels[index])
-        return {"image": image, "label": label, "index": index, "epoch": epoch}
+        return {"image": image, "label": int(self.labels[index]), "index": index, "epoch": epoch}
+
+    def repeated(self, example: dict[str, Any]) -> dict[str, Any]:
+        return {**example, "label": IGNORE}
 
     def image(self, index: int) -> PIL.Image.Image:
         """The image as it is in its file, turned upright, in grayscale or RGB."""
@@ -161,11 +148,9 @@ class ImageExamples(torch.utils.data.Dataset[dict[str, Any]]):
         except ValueError as error:
             path = f", {file['path']}" if file and file["path"] else ""
             raise ValueError(f"cannot read image {index} of split {self.split!r}{path}: {error}") from error
-        if self.fixed_size and (image.height, image.width) != self.size:
-            raise ValueError(
-                f"image {index} of split {self.split!r} has {image.height} x {image.width} pixels, "
-                f"expected {self.size[0]} x {self.size[1]}"
-            )
+        found, expected = (f"{height} x {width}" for height, width in [(image.height, image.width), self.size])
+        if self.fixed_size and found != expected:
+            raise ValueError(f"image {index} of split {self.split!r} has {found} pixels, expected {expected}")
         return image
 
 
@@ -202,17 +187,10 @@ class ImageCollator:
     """
 
     def __init__(
-        self,
-        image_processor: PerceiverImageClassifierInputProcessor,
-        num_classes: int,
-        *,
-        mixing: Mixing | None = None,
-        seed: int = 0,
-        **options: Any,
+        self, image_processor: Processor, num_classes: int, mixing: Mixing | None = None, seed: int = 0, **options: Any
     ):
-        self.image_processor = image_processor
+        self.image_processor, self.num_classes, self.mixing, self.seed = image_processor, num_classes, mixing, seed
         self.options: dict[str, Any] = {"channels_last": True, "return_tensors": "np", **options}
-        self.num_classes, self.mixing, self.seed = num_classes, mixing, seed
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         images = [example["image"] for example in examples]

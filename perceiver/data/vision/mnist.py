@@ -1,11 +1,9 @@
 """MNIST: 70,000 handwritten digits of 28 x 28 pixels (LeCun et al., 1998)."""
 
-from pathlib import Path
 from typing import Any
 
-from perceiver.data.text.hub import load_splits
+from perceiver.data.hub import HubSplits
 from perceiver.data.vision.base import ImageDataModule
-from perceiver.data.vision.images import Splits
 from perceiver.data.vision.transforms import Augmentation
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 
@@ -55,9 +53,5 @@ class MNISTDataModule(ImageDataModule):
         )
         augmentation = None if random_crop is None else Augmentation(max_shift=random_crop)
         super().__init__(image_processor, (SIZE, SIZE), augmentation=augmentation, **kwargs)
-        self.dataset_dir = Path(dataset_dir)
-        self.dataset_id, self.revision = dataset_id, revision
-
-    def load(self) -> Splits:
-        names = {"train": "train", "valid": "test", "test": "test"}
-        return load_splits(self.dataset_id, None, self.revision, names, self.dataset_dir)
+        self.dataset_dir = dataset_dir
+        self.raw_data = HubSplits(dataset_id, None, revision, {"train": "train", "valid": "test", "test": "test"})

@@ -21,6 +21,8 @@ import numpy.typing as npt
 from PIL import ImageEnhance, ImageOps
 from PIL.Image import Image, Resampling, Transform, Transpose
 
+from perceiver.data.checks import check_least
+
 Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
 
@@ -137,9 +139,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.min_crop_area is not None and not 0 < self.min_crop_area <= 1:
             raise ValueError(f"min_crop_area={self.min_crop_area} must be in (0, 1]")
-        for name in ("max_shift", "num_ops"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        check_least(0, max_shift=self.max_shift, num_ops=self.num_ops)
         if not 0 <= self.magnitude <= MAX_MAGNITUDE:
             raise ValueError(f"magnitude={self.magnitude} must be in [0, {MAX_MAGNITUDE:g}]")
 
@@ -172,10 +172,9 @@ class Mixing:
     cutmix_alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.mixup_alpha, self.cutmix_alpha) < 0 or max(self.mixup_alpha, self.cutmix_alpha) == 0:
-            raise ValueError(
-                f"mixup_alpha={self.mixup_alpha} and cutmix_alpha={self.cutmix_alpha} must be at least 0, not both 0"
-            )
+        mixup_alpha, cutmix_alpha = self.mixup_alpha, self.cutmix_alpha
+        if min(mixup_alpha, cutmix_alpha) < 0 or max(mixup_alpha, cutmix_alpha) == 0:
+            raise ValueError(f"{mixup_alpha=} and {cutmix_alpha=} must be at least 0, not both 0")
 
     def __call__(self, images: Floats, labels: Floats, random: Random) -> tuple[Floats, Floats]:
         """Images (B, H, W, C) and probabilities (B, classes) -> the same, mixed."""
@@ -183,10 +182,7 @@ class Mixing:
         others = random.permutation(len(images))
         shares = weights.mean(axis=(1, 2))[:, None]
         weights = weights[..., None]
-        return (
-            weights * images + (1 - weights) * images[others],
-            shares * labels + (1 - shares) * labels[others],
-        )
+        return weights * images + (1 - weights) * images[others], shares * labels + (1 - shares) * labels[others]
 
     def _weights(self, shape: tuple[int, ...], random: Random) -> Floats:
         if self.cutmix_alpha == 0:
