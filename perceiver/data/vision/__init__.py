@@ -1,4 +1,4 @@
-"""Images and optical flow: Lightning data modules, random changes of training images, the processor of optical flow.
+"""Images and optical flow: Lightning data modules, random changes of training images.
 
 ```
 base.py        ImageDataModule: splits of labelled images -> batches {"image": (B, H, W, C), "label": (B,)}
@@ -7,14 +7,15 @@ folder.py      ImageFolderDataModule: files in a folder per class
 images.py      data sets of arrays or files, examples, batches
 transforms.py  random crops, RandAugment, MixUp, CutMix
 
-optical_flow.py    OpticalFlowProcessor, render_optical_flow: frames -> features, predictions -> flow -> colours
-flow_modules.py    SyntheticFlowDataModule, FlyingChairsDataModule, SintelFlowDataModule, KittiFlowDataModule
+flow_modules.py    OpticalFlowDataModule, and under it SyntheticFlowDataModule, FlyingChairsDataModule,
+                   SintelFlowDataModule, KittiFlowDataModule
 flow_synthetic.py  textures and motions that are known exactly
 flow_folders.py    layouts of data sets     flow_examples.py  an example and its augmentation
-flow_io.py         files of ground truth    video_utils.py    frames of videos
+flow_io.py         files of ground truth
 ```
 
-The names below are imported when they are first used, so that inference does not pay for Lightning.
+The processor of optical flow is in `perceiver.processing.optical_flow`, and has its names here, too. All names are
+imported when they are first used, so that inference does not pay for Lightning.
 """
 
 from typing import TYPE_CHECKING

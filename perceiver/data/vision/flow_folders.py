@@ -53,6 +53,10 @@ class FlowFolder(torch.utils.data.Dataset[FlowExample]):
             raise ValueError(f"{', '.join(map(str, files))} differ in size: {sizes}")
         return FlowExample(np.stack([frame_1, frame_2]), flow, valid)
 
+    def example(self, index: int, random: np.random.Generator) -> FlowExample:
+        """The same, with nothing random in it."""
+        return self[index]
+
 
 def _read_frame(file: Path) -> npt.NDArray[np.uint8]:
     with Image.open(file) as image:
@@ -80,13 +84,10 @@ def flying_chairs_files(
     lines = split_file.read_text().split()
     if len(lines) != len(flows) or set(lines) - {"1", "2"}:
         raise ValueError(f"{split_file} has {len(lines)} entries for {len(flows)} examples; each must be 1 or 2")
-    numbers = {"train": "1", "valid": "2"}
-    return [_chairs(flow) for flow, line in zip(flows, lines, strict=True) if line == numbers[split]]
-
-
-def _chairs(flow: Path) -> FlowFiles:
-    frame_1, frame_2 = (flow.with_name(flow.name.replace("_flow.flo", f"_img{i}.ppm")) for i in (1, 2))
-    return FlowFiles(frame_1, frame_2, flow)
+    number = {"train": "1", "valid": "2"}[split]
+    chosen = [flow for flow, line in zip(flows, lines, strict=True) if line == number]
+    ends = ("_img1.ppm", "_img2.ppm", "_flow.flo")
+    return [FlowFiles(*(flow.with_name(flow.name.replace(ends[2], end)) for end in ends)) for flow in chosen]
 
 
 def sintel_scenes(folder: str | PathLike[str]) -> list[str]:

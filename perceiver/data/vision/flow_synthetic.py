@@ -10,6 +10,7 @@ Points are (..., 2), x (right) first, y (down) second, in pixels.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,21 @@ MAX_TURN = 0.1  # radians; zoom by up to the same share
 NUM_BENDS, MAX_BEND = 4, 0.1  # waves of the motion, and pixels per pixel of each
 MAX_STRETCH = math.sqrt(2) * MAX_TURN + NUM_BENDS * MAX_BEND
 TOLERANCE = 1e-4  # pixels
+
+
+@dataclass(frozen=True)
+class SyntheticFlow:
+    """That many examples, see `synthetic_example`."""
+
+    size: int
+    image_shape: tuple[int, int]
+    max_displacement: float
+
+    def __len__(self) -> int:
+        return self.size
+
+    def example(self, index: int, random: np.random.Generator) -> FlowExample:
+        return synthetic_example(self.image_shape, self.max_displacement, random)
 
 
 def synthetic_example(

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from perceiver.data.streams import stream
 from perceiver.data.vision.flow_folders import FlowFolder, kitti_files
 from perceiver.data.vision.flow_modules import (
     FlyingChairsDataModule,
@@ -21,6 +22,7 @@ from perceiver.data.vision.flow_modules import (
     SintelFlowDataModule,
     SyntheticFlowDataModule,
 )
+from perceiver.data.vision.flow_synthetic import synthetic_example
 from perceiver.processing.optical_flow import OpticalFlowProcessor
 from tests.data.vision.flow_layouts import frame, truth, write_flying_chairs, write_kitti, write_sintel
 
@@ -96,6 +98,18 @@ def test_examples_depend_on_split_seed_epoch_and_index_only() -> None:
         assert same(list(data.val_dataloader()), list(synthetic().val_dataloader()))
     splits = [data.examples[split][0].flow for split in ("train", "valid", "test")]
     assert not np.array_equal(splits[0], splits[1]) and not np.array_equal(splits[1], splits[2])
+
+
+def test_synthetic_examples_are_as_they_were_drawn() -> None:
+    """No part of them, not mirrored, in their own colours; and there are no flags for it."""
+    examples = synthetic(seed=3).examples
+    for number, split in enumerate(("train", "valid", "test")):
+        for index in range(4):
+            drawn = synthetic_example((12, 16), 8.0, stream(number, 3, 2, index))
+            example = examples[split][2, index]
+            assert np.array_equal(example.frames, drawn.frames) and np.array_equal(example.flow, drawn.flow)
+    with pytest.raises(TypeError, match="random_mirror"):
+        SyntheticFlowDataModule(random_mirror=True)
 
 
 def test_workers_change_nothing() -> None:
