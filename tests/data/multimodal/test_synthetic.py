@@ -98,7 +98,7 @@ def test_a_repeated_clip_counts_for_nothing() -> None:
     assert np.array_equal(repeated.video, clip.video)
     assert clip.label >= 0 and repeated.label == -100
     assert np.array_equal(clips[3].video, clips[0, 3].video)
-    with pytest.raises(IndexError, match=r"clip 10 is not in \[0, 10\)"):
+    with pytest.raises(IndexError, match=r"example 10 is not in \[0, 10\)"):
         clips[10]
 
 
@@ -115,9 +115,9 @@ def test_arguments_are_flags() -> None:
     [
         ({"image_shape": (0, 4)}, r"image_shape=\(0, 4\), height and width, must be at least 1"),
         ({"image_shape": (4,)}, r"image_shape=\(4,\), height and width"),
-        ({"num_frames": 0}, "num_frames=0"),
-        ({"num_audio_samples": 0}, "num_audio_samples=0"),
-        ({"num_valid_clips": 0}, "num_valid_clips=0 and num_test_clips=4 must be at least 1"),
+        ({"num_frames": 0}, "num_frames=0 must be at least 1"),
+        ({"num_audio_samples": 0}, "num_audio_samples=0 must be at least 1"),
+        ({"num_valid_clips": 0}, "num_valid_clips=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
     ],
 )
