@@ -1,17 +1,16 @@
-"""Symbolic audio: MIDI <-> token ids, Lightning data modules over MIDI files, rendering.
+"""Symbolic audio: Lightning data modules over MIDI files.
 
 ```
-midi_processor.py  encode_midi, decode_midi: the codec, and transposition and tempo of token ids
-pieces.py          the cache on disk (written once, in parallel, atomically) and windows of pieces as examples
-base.py            SymbolicAudioDataModule: encode once, cache, serve batches
-files.py           MIDI files of folders and archives: the base of LocalMidiDataModule (local.py),
-                   MaestroV3DataModule (maestro.py), GiantMidiPianoDataModule (giantmidi.py)
-download.py        downloads with progress, resume and checksum
-synthetic.py       piano_piece, SyntheticPianoDataModule: generated pieces in a known key and metre
-render.py          render_wav (through fluidsynth), draw_piano_roll (through matplotlib)
+base.py       SymbolicAudioDataModule: encode once, serve windows of pieces. Under it LocalMidiDataModule (local.py),
+              MaestroV3DataModule (maestro.py), GiantMidiPianoDataModule (giantmidi.py)
+files.py      MIDI files of folders and archives as a source
+pieces.py     pieces as token ids on disk (encoded in parallel), and windows of them as examples
+download.py   downloads with progress, resume and checksum
+synthetic.py  piano_piece, SyntheticPianoDataModule: generated pieces in a known key and metre
 ```
 
-The names below are imported when they are first used, so that inference does not pay for Lightning.
+The codec and rendering are in `perceiver.processing` (`midi.py`, `sound.py`), and have their names here, too. All names
+are imported when they are first used, so that inference does not pay for Lightning.
 """
 
 from typing import TYPE_CHECKING

@@ -1,33 +1,23 @@
-"""What the data modules of symbolic audio share: encode pieces once, serve windows of them.
+"""The base of the data modules of symbolic audio: windows of pieces of music.
 
-1. `prepare_data` encodes the pieces, in parallel, into `<dataset_dir>/<key>/` (`pieces.py`). The key covers the leaf's
-   `identity` and the format version. A second run finds the folder and starts at once; a folder exists only if it is
-   complete.
-2. `setup` maps the splits as examples.
-3. The loaders serve batches `(labels, input_ids, pad_mask)`, each (B, max_seq_len). What is random in them depends on
-   `seed` and the epoch, not on the number of workers (`perceiver.data.loader`).
+`prepare_data` encodes the pieces once, in parallel, `setup` maps what is there as examples (`pieces.py`), and the
+loaders serve batches `(labels, input_ids, pad_mask)`, each (B, max_seq_len).
 """
 
-import hashlib
-import json
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
-from pretty_midi import PrettyMIDI
 from torch import Tensor
 
-from perceiver.data.audio.pieces import FORMAT_VERSION, PieceWindows, Source, Windows, write_pieces
-from perceiver.data.module import SplitLoaders
-from perceiver.data.streams import RECORDS, stream
+from perceiver.data.audio.pieces import PieceWindows, Windows, write_pieces
+from perceiver.data.cache import Cache, source_key
+from perceiver.data.checks import check_least
+from perceiver.data.module import DataModule
 from perceiver.processing.midi import VOCAB_SIZE
 
 
-class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):
+class SymbolicAudioDataModule(DataModule):
     """Serves pieces of music as next-token examples.
 
     Training examples are random windows of pieces, new in each epoch. Validation and test examples are all windows of
@@ -43,13 +33,11 @@ class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):
         random_tempo: play each training example faster or slower by a factor of up to 1 + `random_tempo`, in [0, 1).
         preproc_workers: preprocessing processes.
         batch_size: training examples per batch.
-        valid_batch_size: validation and test examples per batch, `batch_size` by default.
-        num_workers: processes that load batches.
-        pin_memory: copy batches to page-locked memory where there is a CUDA device.
-        seed: of all that is random, not negative.
+        **kwargs: see `DataModule`.
 
     Attributes:
-        pieces: examples by split, after `setup`.
+        raw_data: a source whose splits are sequences of anything, for each piece what its function `read` makes a
+            `PrettyMIDI` of, in a worker process. An error of it means that the piece is broken.
         vocab_size: 389.
 
     Raises:
@@ -57,6 +45,7 @@ class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):
     """
 
     vocab_size = VOCAB_SIZE
+    cache: Cache
 
     def __init__(
         self,
@@ -68,85 +57,45 @@ class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):
         random_tempo: float = 0.0,
         preproc_workers: int = 1,
         batch_size: int = 16,
-        valid_batch_size: int | None = None,
-        num_workers: int = 2,
-        pin_memory: bool = True,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__()
-        for name, value, least in [
-            ("max_seq_len", max_seq_len, 1),
-            ("random_transposition", random_transposition, 0),
-            ("preproc_workers", preproc_workers, 1),
-            ("seed", seed, 0),
-        ]:
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+        super().__init__(batch_size=batch_size, **kwargs)
+        check_least(1, max_seq_len=max_seq_len, preproc_workers=preproc_workers)
+        check_least(0, random_transposition=random_transposition)
         if min_seq_len is not None and not 1 <= min_seq_len <= max_seq_len:
             raise ValueError(f"min_seq_len={min_seq_len} must be at least 1 and at most max_seq_len={max_seq_len}")
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side={padding_side!r} must be 'left' or 'right'")
         if not 0 <= random_tempo < 1:
             raise ValueError(f"random_tempo={random_tempo} must be in [0, 1)")
-        self.dataset_dir = Path(dataset_dir)
-        self.max_seq_len = max_seq_len
+        self.max_seq_len, self.preproc_workers = max_seq_len, preproc_workers
         self.fixed_windows = Windows(max_seq_len, padding_side)
         self.random_windows = Windows(
-            max_seq_len, padding_side, True, min_seq_len, random_transposition, random_tempo, seed
+            max_seq_len, padding_side, True, min_seq_len, random_transposition, random_tempo, self.seed
         )
-        self.preproc_workers = preproc_workers
-        self.batch_size = batch_size
-        self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self.seed = seed
-        self.pieces: dict[str, PieceWindows] = {}
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What tells these pieces from others, as JSON values: the cache key."""
-
-    @abstractmethod
-    def load(self, work_dir: Path) -> Mapping[str, Sequence[Source]]:
-        """Finds the pieces.
-
-        Args:
-            work_dir: for intermediate files; deleted afterwards.
-
-        Returns:
-            Splits "train", "valid" and possibly "test": what `read` takes, for each piece.
-        """
-
-    @staticmethod
-    @abstractmethod
-    def read(source: Source) -> PrettyMIDI:
-        """Reads a piece, in a worker process; an error means that the piece is broken."""
-
-    @cached_property
-    def cache_key(self) -> dict[str, Any]:
-        return {"format_version": FORMAT_VERSION, "data": {"class": type(self).__name__, **self.identity()}}
+        self.cache = Cache(dataset_dir, self._cache_key, self._fill_cache)
 
     @property
-    def cache_dir(self) -> Path:
-        digest = hashlib.sha256(json.dumps(self.cache_key, sort_keys=True).encode()).hexdigest()
-        return self.dataset_dir / digest[:16]
+    def pieces(self) -> dict[str, PieceWindows]:
+        """Examples by split, after `setup`."""
+        return self.examples
 
-    def prepare_data(self) -> None:
-        if not self.cache_dir.is_dir():
-            write_pieces(self.cache_dir, self.cache_key, self.load, self.read, num_workers=self.preproc_workers)
+    def _cache_key(self) -> dict[str, Any]:
+        return {"data": source_key(self.raw_data)}
 
-    def setup(self, stage: str | None = None) -> None:
-        if not self.cache_dir.is_dir():
-            raise ValueError(f"{self.cache_dir} does not exist: call prepare_data() before setup()")
-        splits = sorted(path.name.removesuffix(".offsets.npy") for path in self.cache_dir.glob("*.offsets.npy"))
-        self.pieces = {split: self._examples(split, random=split == "train") for split in splits}
+    def _fill_cache(self, work: Path, result: Path) -> None:
+        splits = self.raw_data.load(work)
+        write_pieces(work, result, splits, self.raw_data.read, self.preproc_workers)
 
-    def _examples(self, split: str, *, random: bool) -> PieceWindows:
-        return PieceWindows(self.cache_dir, split, self.random_windows if random else self.fixed_windows)
+    def load_examples(self) -> dict[str, PieceWindows]:
+        return {split: self._examples(split, split == "train") for split in self.cache.splits()}
 
     def split_examples(self, split: str, *, training: bool) -> PieceWindows:
-        examples = self.named_split(self.pieces, split)
-        return examples if training else self._examples(split, random=False)
+        self.named_split(split)
+        return self._examples(split, training)
+
+    def _examples(self, split: str, training: bool) -> PieceWindows:
+        return PieceWindows(self.cache_dir, split, self.random_windows if training else self.fixed_windows)
 
     def validation_record(self, index: int = -1) -> Tensor:
         """Inputs (n,) of a validation example, int64, without padding: a prompt whose continuation is logged.
@@ -157,10 +106,5 @@ class SymbolicAudioDataModule(SplitLoaders, pl.LightningDataModule):
         Raises:
             ValueError: if there is no such example.
         """
-        examples = self.named_split(self.pieces, "valid")
-        if not -1 <= index < len(examples):
-            raise ValueError(f"validation record {index} must be in [0, {len(examples)}), or -1 for a random one")
-        if index == -1:
-            step = self.trainer.global_step if self.trainer is not None else 0
-            index = int(stream(RECORDS, self.seed, step, 0).integers(len(examples)))
-        return torch.from_numpy(examples.window(0, index)[:-1])
+        number = self.validation_index(index)
+        return torch.from_numpy(self.pieces["valid"].window(0, number)[:-1])

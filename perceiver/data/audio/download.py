@@ -36,7 +36,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
             f"cannot download {url}: {error}. Another try goes on at {_size(part):,} bytes; or download it yourself "
             "and give the file as `source`"
         ) from error
-    if sha256 is not None and (found := _sha256(part)) != sha256:
+    if sha256 is not None and (found := hashlib.sha256(part.read_bytes()).hexdigest()) != sha256:
         part.unlink()
         raise ValueError(f"{url} has the SHA-256 checksum {found}, not {sha256}: what was downloaded is deleted")
     part.replace(path)
@@ -72,11 +72,3 @@ def _download(url: str, part: Path) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,62 +1,64 @@
-"""Data modules over MIDI files: in a folder or a zip archive, local or downloaded."""
+"""MIDI files as sources (`perceiver/data/cache.py`): in a folder or a zip archive, local or downloaded."""
 
 import hashlib
 import zipfile
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretty_midi import PrettyMIDI
-
-from perceiver.data.audio.base import SymbolicAudioDataModule
 from perceiver.data.audio.download import download
+from perceiver.data.cache import file_stamp
 from perceiver.processing.midi import read_midi
 
 SUFFIXES = (".mid", ".midi")
 
 
-class MidiFilesDataModule(SymbolicAudioDataModule):
+@dataclass(frozen=True)
+class MidiFiles:
     """Pieces are the MIDI files of a folder or zip archive, `.mid` or `.midi`. Percussion is left out.
 
     Args:
-        dataset_dir: folder for downloads and encoded pieces.
         source: folder, zip archive, or URL of a zip archive.
         sha256: checksum of what a URL gives; None leaves it unchecked. A local file is not checked.
-        **kwargs: see `SymbolicAudioDataModule`.
+        dataset_dir: what a URL gives is in its folder `downloads`.
+        split: returns the MIDI files of a folder by split.
+        settings: further arguments of `split`.
     """
 
-    def __init__(self, dataset_dir: str, source: str, sha256: str | None, **kwargs: Any):
-        super().__init__(dataset_dir, **kwargs)
-        self.source = source
-        self.sha256 = sha256
+    source: str
+    sha256: str | None
+    dataset_dir: str
+    split: Callable[..., Mapping[str, Sequence[Path]]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-    @abstractmethod
-    def split(self, folder: Path) -> Mapping[str, Sequence[Path]]:
-        """MIDI files by split."""
+    read = staticmethod(read_midi)
 
     def identity(self) -> dict[str, Any]:
         if "://" in self.source:
-            return {"source": self.source, "sha256": self.sha256}
+            return {"source": self.source, "sha256": self.sha256, **self.settings}
         path = Path(self.source).resolve()
         if not path.exists():
             raise ValueError(f"source={self.source!r} is no file or folder")
         # Of all that is in a folder, these are read; a cache may be in it, too.
         kinds = (*SUFFIXES, ".csv")
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in kinds) if path.is_dir() else [path]
-        stamps = [(str(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
-        return {"source": str(path), "files": hashlib.sha256(repr(stamps).encode()).hexdigest()}
+        stamps = repr([file_stamp(file) for file in files])
+        return {"source": str(path), "files": hashlib.sha256(stamps.encode()).hexdigest(), **self.settings}
 
     def load(self, work_dir: Path) -> Mapping[str, Sequence[Path]]:
         path = Path(self.source)
         if "://" in self.source:
-            path = self.dataset_dir / "downloads" / self.source.rsplit("/", 1)[1]
+            path = Path(self.dataset_dir) / "downloads" / self.source.rsplit("/", 1)[1]
             download(self.source, path, self.sha256)
-        return self.split(path if path.is_dir() else _unpack(path, work_dir / "unpacked"))
-
-    @staticmethod
-    def read(source: Path) -> PrettyMIDI:
-        return read_midi(source)
+        if not path.is_dir():
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    archive.extractall(work_dir / "unpacked")
+            except (zipfile.BadZipFile, OSError) as error:
+                raise ValueError(f"cannot unpack {path}: {error}") from error
+            path = work_dir / "unpacked"
+        return self.split(path, **self.settings)
 
 
 def midi_files(folder: Path) -> list[Path]:
@@ -70,6 +72,13 @@ def midi_files(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder} has no {' or '.join(SUFFIXES)} files")
     return sorted(files)
+
+
+def split_by_folder(folder: Path, valid_fraction: float) -> dict[str, list[Path]]:
+    """The files of its folders `train`, `valid` and possibly `test`, or without these `split_by_name`."""
+    if (folder / "train").is_dir() and (folder / "valid").is_dir():
+        return {name: midi_files(folder / name) for name in ("train", "valid", "test") if (folder / name).is_dir()}
+    return split_by_name(midi_files(folder), valid_fraction)
 
 
 def split_by_name(files: Sequence[Path], valid_fraction: float) -> dict[str, list[Path]]:
@@ -86,20 +95,3 @@ def split_by_name(files: Sequence[Path], valid_fraction: float) -> dict[str, lis
     by_hash = sorted(files, key=lambda path: hashlib.sha256(path.name.encode()).digest())
     valid = set(by_hash[: min(max(round(len(files) * valid_fraction), 1), len(files) - 1)])
     return {"train": [path for path in files if path not in valid], "valid": [path for path in files if path in valid]}
-
-
-def check_fraction(valid_fraction: float) -> None:
-    """Raises:
-    ValueError: if it is out of range.
-    """
-    if not 0 < valid_fraction < 1:
-        raise ValueError(f"valid_fraction={valid_fraction} must be in (0, 1)")
-
-
-def _unpack(archive: Path, folder: Path) -> Path:
-    try:
-        with zipfile.ZipFile(archive) as contents:
-            contents.extractall(folder)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"cannot unpack {archive}: {error}") from error
-    return folder

@@ -1,15 +1,15 @@
 """GiantMIDI-Piano: 10,855 pieces transcribed from recordings (arXiv 2010.07061)."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from perceiver.data.audio.files import MidiFilesDataModule, check_fraction, midi_files, split_by_name
+from perceiver.data.audio.base import SymbolicAudioDataModule
+from perceiver.data.audio.files import MidiFiles, split_by_folder
+from perceiver.data.checks import check_share
 
 PAGE = "https://github.com/bytedance/GiantMIDI-Piano/blob/master/disclaimer.md"
 
 
-class GiantMidiPianoDataModule(MidiFilesDataModule):
+class GiantMidiPianoDataModule(SymbolicAudioDataModule):
     """GiantMIDI-Piano, all pieces or the subset with checked surnames. License CC BY 4.0.
 
     There is no link to it that needs no agreement: its page, named in the error if there is no `source`, says how to
@@ -36,12 +36,7 @@ class GiantMidiPianoDataModule(MidiFilesDataModule):
     ):
         if source is None:
             raise ValueError(f"GiantMIDI-Piano must be downloaded by hand, see {PAGE}: source=path of the zip archive")
-        super().__init__(dataset_dir, source, sha256, **kwargs)
-        check_fraction(valid_fraction)
-        self.valid_fraction = valid_fraction
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "valid_fraction": self.valid_fraction}
-
-    def split(self, folder: Path) -> Mapping[str, Sequence[Path]]:
-        return split_by_name(midi_files(folder), self.valid_fraction)
+        super().__init__(dataset_dir, **kwargs)
+        check_share(valid_fraction=valid_fraction)
+        settings = {"valid_fraction": valid_fraction}
+        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_folder, settings)

@@ -1,13 +1,13 @@
 """Any MIDI files."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from perceiver.data.audio.files import MidiFilesDataModule, check_fraction, midi_files, split_by_name
+from perceiver.data.audio.base import SymbolicAudioDataModule
+from perceiver.data.audio.files import MidiFiles, split_by_folder
+from perceiver.data.checks import check_share
 
 
-class LocalMidiDataModule(MidiFilesDataModule):
+class LocalMidiDataModule(SymbolicAudioDataModule):
     """The MIDI files of a folder or zip archive.
 
     If it has folders `train` and `valid`, and possibly `test`, these are the splits. Otherwise some of the files are
@@ -33,15 +33,7 @@ class LocalMidiDataModule(MidiFilesDataModule):
         valid_fraction: float = 0.05,
         **kwargs: Any,
     ):
-        super().__init__(dataset_dir, source, sha256, **kwargs)
-        check_fraction(valid_fraction)
-        self.valid_fraction = valid_fraction
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "valid_fraction": self.valid_fraction}
-
-    def split(self, folder: Path) -> Mapping[str, Sequence[Path]]:
-        if (folder / "train").is_dir() and (folder / "valid").is_dir():
-            splits = [split for split in ("train", "valid", "test") if (folder / split).is_dir()]
-            return {split: midi_files(folder / split) for split in splits}
-        return split_by_name(midi_files(folder), self.valid_fraction)
+        super().__init__(dataset_dir, **kwargs)
+        check_share(valid_fraction=valid_fraction)
+        settings = {"valid_fraction": valid_fraction}
+        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_folder, settings)

@@ -1,11 +1,11 @@
 """MAESTRO: 1,276 performances of piano music with pedal and velocities, 200 hours (arXiv 1810.12247)."""
 
 import csv
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perceiver.data.audio.files import MidiFilesDataModule
+from perceiver.data.audio.base import SymbolicAudioDataModule
+from perceiver.data.audio.files import MidiFiles
 
 URL = "https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0-midi.zip"
 SHA256 = "70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c"  # as its page gives it
@@ -13,7 +13,7 @@ TABLE = "maestro-v3.0.0.csv"
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}  # as the table calls them
 
 
-class MaestroV3DataModule(MidiFilesDataModule):
+class MaestroV3DataModule(SymbolicAudioDataModule):
     """MAESTRO v3.0.0 with its own splits, in which no composition is in two. 56 MB, license CC BY-NC-SA 4.0.
 
     Args:
@@ -29,17 +29,24 @@ class MaestroV3DataModule(MidiFilesDataModule):
     def __init__(
         self, dataset_dir: str = ".cache/maestro-v3", source: str = URL, sha256: str | None = SHA256, **kwargs: Any
     ):
-        super().__init__(dataset_dir, source, sha256, **kwargs)
+        super().__init__(dataset_dir, **kwargs)
+        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_table)
 
-    def split(self, folder: Path) -> Mapping[str, Sequence[Path]]:
-        table = next(folder.rglob(TABLE), None)
-        if table is None:
-            raise ValueError(f"{self.source} has no {TABLE}, the table that says what is for training")
-        splits: dict[str, list[Path]] = {split: [] for split in SPLITS.values()}
-        try:
-            with table.open(encoding="utf-8", newline="") as rows:
-                for row in csv.DictReader(rows):
-                    splits[SPLITS[row["split"]]].append(table.parent / row["midi_filename"])
-        except (KeyError, csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{table} is not the table of MAESTRO v3.0.0: {error!r}") from error
-        return splits
+
+def split_by_table(folder: Path) -> dict[str, list[Path]]:
+    """MIDI files by split, as the table of MAESTRO says.
+
+    Raises:
+        ValueError: if there is no such table.
+    """
+    table = next(folder.rglob(TABLE), None)
+    if table is None:
+        raise ValueError(f"{folder} has no {TABLE}, the table that says what is for training")
+    splits: dict[str, list[Path]] = {split: [] for split in SPLITS.values()}
+    try:
+        with table.open(encoding="utf-8", newline="") as rows:
+            for row in csv.DictReader(rows):
+                splits[SPLITS[row["split"]]].append(table.parent / row["midi_filename"])
+    except (KeyError, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{table} is not the table of MAESTRO v3.0.0: {error!r}") from error
+    return splits

@@ -1,7 +1,7 @@
 """Pieces of music as token ids on disk, and windows of them as examples.
 
 ```
-<directory>/key.json             what the pieces were made from
+<directory>/key.json             what the pieces were made from (`cache.py`)
 <directory>/skipped.json         pieces that could not be read: name -> reason
 <directory>/<split>.tokens.npy   all pieces of a split, one after the other, uint16
 <directory>/<split>.offsets.npy  piece k is tokens[offsets[k]:offsets[k + 1]], int64
@@ -13,7 +13,6 @@ Arrays are memory-mapped. Windows never reach from one piece into the next.
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,86 +28,56 @@ from pretty_midi import PrettyMIDI
 from torch import Tensor
 from tqdm import tqdm
 
+from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
-from perceiver.processing.midi import (
-    NOTE_OFF,
-    PAD,
-    TIME_SHIFT,
-    Ids,
-    change_tempo,
-    encode_midi,
-    transpose,
-)
+from perceiver.processing.midi import NOTE_OFF, PAD, TIME_SHIFT, Ids, change_tempo, encode_midi, transpose
 
-FORMAT_VERSION = 1  # of the files above and of what is in them; part of the key
-IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
 LOWEST, HIGHEST = 21, 108  # pitches of a piano
 BROKEN = (OSError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, KeySignatureError)
 
 logger = logging.getLogger(__name__)
 
-Source = Any  # what a piece is read from: a file, a seed
 Tokens = npt.NDArray[np.uint16]
-Key = int | tuple[int, int] | tuple[int, int, bool]
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def write_pieces(
-    directory: Path,
-    key: Mapping[str, Any],
-    load: Callable[[Path], Mapping[str, Sequence[Source]]],
-    read: Callable[[Source], PrettyMIDI],
-    *,
-    num_workers: int,
+    work: Path, result: Path, splits: Mapping[str, Sequence[Any]], read: Callable[[Any], PrettyMIDI], num_workers: int
 ) -> None:
-    """Encodes the pieces of all splits into `directory`, which appears complete or not at all.
+    """Encodes the pieces of all splits.
 
     A piece that cannot be read, or has no notes, is reported and left out.
 
     Args:
-        directory: must not exist.
-        key: what identifies the pieces; saved beside them for the reader.
-        load: returns the sources of the pieces by split; gets a folder for intermediate files that is deleted
-            afterwards.
+        work: folder for intermediate files.
+        result: folder for the pieces.
+        splits: what each piece is read from: a file, a seed.
         read: reads a piece; a function of a module, so that worker processes can have it.
         num_workers: processes.
 
     Raises:
         ValueError: if a split has no piece that can be read.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="incomplete-", dir=directory.parent) as folder:
-        work, result = Path(folder), Path(folder) / "result"
-        result.mkdir()
-        (result / "key.json").write_text(json.dumps(key, indent=2, sort_keys=True))
-        skipped: dict[str, str] = {}
-        for split, sources in load(work).items():
-            lengths = [0]
-            with (work / "tokens").open("wb") as tokens:  # bytes first: how many there are is known at the end
-                for source, ids in zip(sources, _encoded(split, sources, read, num_workers), strict=True):
-                    if isinstance(ids, str):
-                        name = str(source).removeprefix(f"{work}{os.sep}")
-                        logger.warning("skipped %s: %s", name, ids)
-                        skipped[name] = ids
-                    else:
-                        tokens.write(ids.tobytes())
-                        lengths.append(len(ids))
-            if len(lengths) == 1:
-                raise ValueError(f"split {split!r} has no piece that can be read, of {len(sources)}")
-            np.save(result / f"{split}.tokens.npy", np.memmap(work / "tokens", np.uint16, mode="r"))
-            np.save(result / f"{split}.offsets.npy", np.cumsum(lengths, dtype=np.int64))
-        (result / "skipped.json").write_text(json.dumps(skipped, indent=1))
-        try:
-            result.replace(directory)
-        except OSError:
-            # Another process was faster: a directory that is not empty cannot be replaced.
-            if not directory.is_dir():
-                raise
+    skipped: dict[str, str] = {}
+    for split, sources in splits.items():
+        lengths = [0]
+        with (work / "tokens").open("wb") as tokens:  # bytes first: how many there are is known at the end
+            for source, ids in zip(sources, _encoded(split, sources, read, num_workers), strict=True):
+                if isinstance(ids, str):
+                    name = str(source).removeprefix(f"{work}{os.sep}")
+                    logger.warning("skipped %s: %s", name, ids)
+                    skipped[name] = ids
+                else:
+                    tokens.write(ids.tobytes())
+                    lengths.append(len(ids))
+        if len(lengths) == 1:
+            raise ValueError(f"split {split!r} has no piece that can be read, of {len(sources)}")
+        np.save(result / f"{split}.tokens.npy", np.memmap(work / "tokens", np.uint16, mode="r"))
+        np.save(result / f"{split}.offsets.npy", np.cumsum(lengths, dtype=np.int64))
+    (result / "skipped.json").write_text(json.dumps(skipped, indent=1))
 
 
-def _encoded(
-    split: str, sources: Sequence[Source], read: Callable[[Source], PrettyMIDI], num_workers: int
-) -> Iterator[Any]:
+def _encoded(split: str, sources: Sequence[Any], read: Callable[[Any], PrettyMIDI], num_workers: int) -> Iterator[Any]:
     """Token ids of the pieces, uint16, or why there are none; in the order of `sources`."""
     encode, progress = partial(_encode, read), partial(tqdm, desc=f"Encoding {split}", total=len(sources), unit="piece")
     if num_workers == 1:
@@ -118,7 +87,7 @@ def _encoded(
         yield from progress(pool.map(encode, sources, chunksize=8))
 
 
-def _encode(read: Callable[[Source], PrettyMIDI], source: Source) -> Any:
+def _encode(read: Callable[[Any], PrettyMIDI], source: Any) -> Any:
     try:
         ids = encode_midi(read(source))
     except BROKEN as error:
@@ -151,42 +120,28 @@ class Windows:
     seed: int = 0
 
 
-class PieceWindows(torch.utils.data.Dataset[Batch]):
+@dataclass(eq=False)
+class PieceWindows(CachedExamples[Batch]):
     """Examples of a split: `labels`, `input_ids` and `pad_mask`, each (max_seq_len,).
 
-    Labels are the next tokens, -100 at padding; the default `collate_fn` makes batches. An item is asked for with
-    `(epoch, index)`, or with `index` alone, which is epoch 0. With `(epoch, index, True)` it is repeated: some process
-    takes it a second time, so it has no labels (`perceiver.data.loader`). What is random is drawn per
+    Labels are the next tokens, -100 at padding; the default `collate_fn` makes batches. What is random is drawn per
     (seed, epoch, index).
 
     Args:
-        directory: a folder that `write_pieces` wrote.
-        split: name of the split.
         windows: which windows are examples.
-
-    Raises:
-        ValueError: if files of the split are missing or damaged.
     """
 
-    def __init__(self, directory: Path, split: str, windows: Windows):
-        self.directory, self.split, self.windows = directory, split, windows
-        try:
-            self.tokens = np.load(directory / f"{split}.tokens.npy", mmap_mode="r")
-            self.offsets = np.load(directory / f"{split}.offsets.npy")
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{directory} is damaged, delete it: {error}") from error
-        if self.offsets[-1] != len(self.tokens):
-            raise ValueError(
-                f"{directory} is damaged, delete it: {len(self.tokens)} tokens of {split!r}, not {self.offsets[-1]}"
-            )
+    windows: Windows
+
+    def __post_init__(self) -> None:
+        self.tokens, self.offsets, windows = self.array("tokens"), self.array("offsets"), self.windows
+        size, expected = len(self.tokens), self.offsets[-1]
+        if size != expected:
+            raise ValueError(f"{self.directory} is damaged, delete it: {size} tokens of {self.split!r}, not {expected}")
         # Random windows can all be whole, but for those of pieces that are shorter than one.
         num_labels = np.diff(self.offsets) - 1
         rounded = num_labels // windows.max_seq_len if windows.random else -(-num_labels // windows.max_seq_len)
         self.first = np.append(0, np.cumsum(np.maximum(rounded, 1)))  # number of each piece's first window
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A pickled memory map would carry all pieces into each spawned worker.
-        return type(self), (self.directory, self.split, self.windows)
 
     @property
     def num_pieces(self) -> int:
@@ -201,23 +156,22 @@ class PieceWindows(torch.utils.data.Dataset[Batch]):
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def __getitem__(self, key: Key) -> Batch:
-        epoch, index, *repeated = key if isinstance(key, tuple) else (0, key)
+    def example(self, epoch: int, index: int) -> Batch:
         ids = self.window(epoch, index)
         width, length = self.windows.max_seq_len, len(ids) - 1
         start = width - length if self.windows.padding_side == "left" else 0
-        labels, input_ids = np.full(width, IGNORE, np.int64), np.full(width, PAD, np.int64)
-        pad_mask = np.ones(width, bool)
         place = slice(start, start + length)
-        input_ids[place], pad_mask[place] = ids[:-1], False
-        if not any(repeated):
-            labels[place] = ids[1:]
-        return torch.from_numpy(labels), torch.from_numpy(input_ids), torch.from_numpy(pad_mask)
+        labels, input_ids = torch.full((width,), IGNORE), torch.full((width,), PAD)
+        pad_mask = torch.ones(width, dtype=torch.bool)
+        labels[place], input_ids[place], pad_mask[place] = torch.from_numpy(ids[1:]), torch.from_numpy(ids[:-1]), False
+        return labels, input_ids, pad_mask
+
+    def repeated(self, example: Batch) -> Batch:
+        labels, input_ids, pad_mask = example
+        return torch.full_like(labels, IGNORE), input_ids, pad_mask
 
     def window(self, epoch: int, index: int) -> Ids:
         """Token ids of an example, up to `max_seq_len + 1`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} is not in [0, {len(self)})")
         piece = int(np.searchsorted(self.first, index, side="right")) - 1
         number, count = index - int(self.first[piece]), int(self.first[piece + 1] - self.first[piece])
         ids = self.tokens[self.offsets[piece] : self.offsets[piece + 1]]

@@ -13,17 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretty_midi import (
-    ControlChange,
-    Instrument,
-    KeySignature,
-    Note,
-    PrettyMIDI,
-    TimeSignature,
-    key_number_to_key_name,
-)
+from pretty_midi import ControlChange, Instrument, KeySignature, Note, PrettyMIDI, TimeSignature, key_number_to_key_name
 
 from perceiver.data.audio.base import SymbolicAudioDataModule
+from perceiver.data.checks import check_least
 from perceiver.processing.midi import SUSTAIN
 
 VERSION = 1  # of what a seed gives
@@ -33,7 +26,6 @@ PROGRESSIONS = ((0, 3, 4, 0), (0, 5, 3, 4), (0, 4, 5, 3), (0, 3, 1, 4), (0, 5, 1
 EIGHTH_SECONDS = (0.16, 0.18, 0.2, 0.22, 0.24, 0.26, 0.3)
 RELEASE_SECONDS = 0.02  # from the end of a note, or of the pedal, to what follows
 LOWEST_TONIC = 36
-BARS_PER_PHRASE = 4
 
 
 @dataclass(frozen=True)
@@ -76,24 +68,20 @@ def piano_piece(seed: int) -> PianoPiece:
     midi.key_signature_changes.append(KeySignature(key, 0.0))
     midi.time_signature_changes.append(TimeSignature(*metre, 0.0))
     classes = tuple((tonic + semitones) % 12 for semitones in SCALES[mode])
-    return PianoPiece(midi, key_number_to_key_name(key), classes, metre, player.bar_seconds, textures)
+    return PianoPiece(midi, key_number_to_key_name(key), classes, metre, player.seconds(player.eighths), textures)
 
 
 class _Player:
     """Writes notes into a piece, bar by bar; times are eighth notes since the bar began."""
 
     def __init__(self, tonic: int, mode: str, beats: Sequence[int], eighth: float, random: np.random.Generator):
-        self.tonic, self.scale, self.beats, self.eighth, self.random = tonic, SCALES[mode], beats, eighth, random
+        self.tonic, self.scale, self.eighth, self.random = tonic, SCALES[mode], eighth, random
         self.eighths = sum(beats)
         self.strong = [0, *np.cumsum(beats)[:-1].tolist()]  # where beats begin
         self.loudness = int(random.integers(50, 80))
         self.piano = Instrument(program=0, name="Piano")
         self.melody = 14  # degree of the last note of the melody
         self.bar = 0
-
-    @property
-    def bar_seconds(self) -> float:
-        return round(self.eighths * self.eighth, 2)
 
     def play(self, degree: int, start: int, length: int, accent: int = 0) -> None:
         """A note of the scale; louder at the beginning of a bar and of a beat."""
@@ -102,8 +90,8 @@ class _Player:
         stress = 16 if start == 0 else 8 if start in self.strong else 0
         velocity = self.loudness + accent + stress + int(self.random.integers(4))
         begin = self.bar * self.eighths + start
-        end = self._seconds(begin + length) - RELEASE_SECONDS
-        self.piano.notes.append(Note(velocity, pitch, self._seconds(begin), round(end, 2)))
+        end = self.seconds(begin + length) - RELEASE_SECONDS
+        self.piano.notes.append(Note(velocity, pitch, self.seconds(begin), round(end, 2)))
 
     def chord(self, root: int, length: int) -> None:
         """A triad in the left hand."""
@@ -112,7 +100,7 @@ class _Player:
 
     def pedal(self) -> None:
         """Down from the beginning of this bar nearly to its end."""
-        begin, end = self._seconds(self.bar * self.eighths), self._seconds((self.bar + 1) * self.eighths)
+        begin, end = self.seconds(self.bar * self.eighths), self.seconds((self.bar + 1) * self.eighths)
         self.piano.control_changes.append(ControlChange(SUSTAIN, 127, begin))
         self.piano.control_changes.append(ControlChange(SUSTAIN, 0, round(end - RELEASE_SECONDS, 2)))
 
@@ -124,7 +112,7 @@ class _Player:
         midi.instruments.append(self.piano)
         return midi
 
-    def _seconds(self, eighths: int) -> float:
+    def seconds(self, eighths: int) -> float:
         return round(eighths * self.eighth, 2)
 
 
@@ -183,28 +171,29 @@ class SyntheticPianoDataModule(SymbolicAudioDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        for name, value in {"num_train_pieces": num_train_pieces, "num_valid_pieces": num_valid_pieces}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if first_seed < 0:
-            raise ValueError(f"first_seed={first_seed} must be at least 0")
-        self.sizes = {"valid": num_valid_pieces, "test": num_valid_pieces, "train": num_train_pieces}
-        self.first_seed = first_seed
+        check_least(1, num_train_pieces=num_train_pieces, num_valid_pieces=num_valid_pieces)
+        check_least(0, first_seed=first_seed)
+        # Training is last: more training pieces leave the others as they are.
+        test = first_seed + num_valid_pieces
+        train = test + num_valid_pieces
+        ends = {"valid": (first_seed, test), "test": (test, train), "train": (train, train + num_train_pieces)}
+        self.raw_data = Seeds({split: range(*pair) for split, pair in ends.items()})
+
+
+def read_piece(seed: int) -> PrettyMIDI:
+    return piano_piece(seed).midi
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The source of the pieces: their seeds by split."""
+
+    splits: Mapping[str, range]
+
+    read = staticmethod(read_piece)
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "version": VERSION,
-            "seeds": {split: [seeds.start, seeds.stop] for split, seeds in self._seeds().items()},
-        }
+        return {"version": VERSION, "seeds": {split: [part.start, part.stop] for split, part in self.splits.items()}}
 
     def load(self, work_dir: Path) -> Mapping[str, range]:
-        return self._seeds()
-
-    def _seeds(self) -> dict[str, range]:
-        """Seeds by split, training last: more training pieces leave the others as they are."""
-        stops = (self.first_seed + np.cumsum(list(self.sizes.values()))).tolist()
-        return {split: range(stop - size, stop) for (split, size), stop in zip(self.sizes.items(), stops, strict=True)}
-
-    @staticmethod
-    def read(source: int) -> PrettyMIDI:
-        return piano_piece(source).midi
+        return self.splits

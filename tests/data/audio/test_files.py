@@ -73,7 +73,7 @@ def test_url(tmp_path, midi_folder, monkeypatch):
     data = prepared(LocalMidiDataModule(str(tmp_path / "cache"), source=url, sha256="12", **OPTIONS))
     assert all_pieces(data) == expected(midi_folder)
     assert calls == [(url, tmp_path / "cache" / "downloads" / "d.zip", "12")]
-    assert data.identity() == {"source": url, "sha256": "12", "valid_fraction": 0.05}
+    assert data.raw_data.identity() == {"source": url, "sha256": "12", "valid_fraction": 0.05}
 
 
 def test_folders_for_splits(tmp_path, midi_folder):
@@ -179,7 +179,7 @@ def test_maestro(tmp_path, midi_folder, archive):
 
 def test_maestro_downloads_by_default(tmp_path):
     data = MaestroV3DataModule(str(tmp_path), **OPTIONS)
-    assert data.identity() == {"source": URL, "sha256": SHA256}
+    assert data.raw_data.identity() == {"source": URL, "sha256": SHA256}
 
 
 def test_something_else_than_maestro(tmp_path, midi_folder):

@@ -16,6 +16,7 @@ from perceiver.data.audio import pieces as pieces_module
 from perceiver.data.audio.pieces import PieceWindows, Windows, write_pieces
 from perceiver.processing.midi import PAD, decode_midi, encode_midi
 from tests.data.audio.midi_pieces import piece
+from tests.data.named_cache import NamedCache
 
 TRAIN = [3, 0, 40, -1, 1, 17]  # no notes: an empty piece; a negative number: a broken one
 
@@ -30,8 +31,8 @@ def ids_of(number: int) -> list[int]:
     return encode_midi(read(number))
 
 
-def write(directory: Path, **splits: list[int]) -> Path:
-    write_pieces(directory, {"a": 1}, lambda work: splits, read, num_workers=1)
+def write(directory: Path, num_workers: int = 1, **splits: list[int]) -> Path:
+    NamedCache(directory, lambda work, result: write_pieces(work, result, splits, read, num_workers)).prepare()
     return directory
 
 
@@ -49,7 +50,6 @@ def test_files(directory):
     assert tokens.dtype == np.uint16
     assert tokens.tolist() == ids_of(3) + ids_of(40) + ids_of(1) + ids_of(17)
     assert np.diff(offsets).tolist() == [len(ids_of(n)) for n in (3, 40, 1, 17)]
-    assert json.loads((directory / "key.json").read_text()) == {"a": 1}
     skipped = {"0": "it has no notes", "-1": "OSError('piece -1 is broken')"}
     assert json.loads((directory / "skipped.json").read_text()) == skipped
     assert sorted(path.name for path in directory.parent.iterdir()) == ["cache"]
@@ -65,7 +65,7 @@ def test_what_is_skipped_is_reported(tmp_path, caplog):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python >= 3.12
 def test_workers_change_nothing(directory, tmp_path):
-    write_pieces(tmp_path / "cache", {"a": 1}, lambda work: {"train": TRAIN, "valid": [2]}, read, num_workers=3)
+    write(tmp_path / "cache", num_workers=3, train=TRAIN, valid=[2])
     files = sorted(path.name for path in directory.iterdir())
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == files
     assert all((tmp_path / "cache" / name).read_bytes() == (directory / name).read_bytes() for name in files)
