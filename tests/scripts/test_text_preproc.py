@@ -36,7 +36,7 @@ def test_a_training_finds_what_was_preprocessed(tmp_path, flags, capsys, monkeyp
         task=Task.mlm,
     )
     assert str(data.cache_dir) == first
-    monkeypatch.setattr("perceiver.data.text.base.write_corpus", None)
+    monkeypatch.setattr("perceiver.data.text.common.write_corpus", None)
     data.prepare_data()
     preproc.main(["local", *flags])
     assert capsys.readouterr().out.splitlines()[0] == f"{first} (was there already)"

@@ -1,16 +1,15 @@
 """Text data: Lightning data modules, the preprocessor for inference, tokenisation, masking.
 
 ```
-base.py          tokenise once, cache, serve batches
 common.py        Task, TextDataModule: chunks, masked or with their next tokens, or documents with a class each
-hub.py           the base of WikiTextDataModule (wikitext.py), ImdbDataModule (imdb.py), WikipediaDataModule
-                 (wikipedia.py), BookCorpusDataModule and BookCorpusOpenDataModule (bookcorpus.py)
-enwik8.py        Enwik8DataModule     local.py  LocalTextDataModule     pydoc.py  PydocTextDataModule
-words.py         TokenClassificationDataModule, LocalTokenClassificationDataModule: words with a label each
+                 WikiTextDataModule (wikitext.py), ImdbDataModule (imdb.py), WikipediaDataModule (wikipedia.py),
+                 BookCorpusDataModule and BookCorpusOpenDataModule (bookcorpus.py), Enwik8DataModule (enwik8.py),
+                 PydocTextDataModule (pydoc.py), LocalTextDataModule (local.py): what text, its leaves
+words.py         WordLabelsDataModule: words with a label each, of the hub or of files
 c4.py            C4DataModule, over streaming.py: batches of a stream, resumed exactly
-files.py         local and remote files of lines, JSON, CSV, Parquet as Arrow batches
-encoders.py      what preprocessing does to a batch of documents, and labels
-corpus.py        the cache on disk (written once, atomically) and its views as examples
+files.py         local and remote files of lines, JSON, CSV, Parquet, CoNLL as Arrow batches, and as a source
+encoders.py      what preprocessing does to a batch of documents
+corpus.py        tokenised text on disk, and its views as examples
 collator.py      whole-word and token masking, padding
 ```
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from perceiver.data.text.hub import UnsplitHubTextDataModule
+from perceiver.data.hub import HubSplits, SplitOff
+from perceiver.data.text.common import TextDataModule
 
 
-class BookCorpusDataModule(UnsplitHubTextDataModule):
+class BookCorpusDataModule(TextDataModule):
     """Sentences of books, in the order of the books. The last ones are for validation: neighbours are not apart.
 
     Args:
@@ -19,8 +20,6 @@ class BookCorpusDataModule(UnsplitHubTextDataModule):
         **kwargs: see `TextDataModule`.
     """
 
-    scattered = False
-
     def __init__(
         self,
         dataset_dir: str = ".cache/bookcorpus",
@@ -32,10 +31,12 @@ class BookCorpusDataModule(UnsplitHubTextDataModule):
         source_valid_size: float | int = 0.05,
         **kwargs: Any,
     ):
-        super().__init__(dataset_dir, repo_id, config_name, revision, source_train_size, source_valid_size, **kwargs)
+        super().__init__(dataset_dir, **kwargs)
+        source = HubSplits(repo_id, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
+        self.raw_data = SplitOff(source, source_train_size, source_valid_size, scattered=False)
 
 
-class BookCorpusOpenDataModule(UnsplitHubTextDataModule):
+class BookCorpusOpenDataModule(TextDataModule):
     """Whole books; those for validation are drawn from all, the same each time.
 
     A preprocessing worker holds `preproc_batch_size` books in memory, a few hundred kilobytes each.
@@ -63,13 +64,6 @@ class BookCorpusOpenDataModule(UnsplitHubTextDataModule):
         preproc_batch_size: int = 50,
         **kwargs: Any,
     ):
-        super().__init__(
-            dataset_dir,
-            repo_id,
-            config_name,
-            revision,
-            source_train_size,
-            source_valid_size,
-            preproc_batch_size=preproc_batch_size,
-            **kwargs,
-        )
+        super().__init__(dataset_dir, preproc_batch_size=preproc_batch_size, **kwargs)
+        source = HubSplits(repo_id, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
+        self.raw_data = SplitOff(source, source_train_size, source_valid_size, scattered=True)

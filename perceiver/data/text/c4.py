@@ -1,23 +1,29 @@
 """C4: 365 million web pages in English, streamed (arXiv 1910.10683)."""
 
-import datasets
+from functools import cached_property
+from typing import Any
+
 import torch
 
-from perceiver.data.text.base import TokenizerDataModule
-from perceiver.data.text.collator import (
-    DefaultCollator,
-    MaskingCollator,
-    TokenMaskingCollator,
-    WordMaskingCollator,
+from perceiver.data.checks import check_least, check_share
+from perceiver.data.hub import HubSplits
+from perceiver.data.module import DataModule
+from perceiver.data.text.collator import DefaultCollator
+from perceiver.data.text.common import (
+    Task,
+    count_tokens,
+    load_tokenizer,
+    make_preprocessor,
+    masking_collator,
+    task_padding_side,
 )
-from perceiver.data.text.common import Task
 from perceiver.data.text.encoders import TEXT
 from perceiver.data.text.streaming import ChunkStream, StreamLoader
-from perceiver.processing.text import PaddingSide
+from perceiver.processing.text import PaddingSide, check_text_arguments
 from perceiver.processing.tokenization import tokenizer_fingerprint
 
 
-class C4DataModule(TokenizerDataModule):
+class C4DataModule(DataModule):
     """Streams text for causal (task clm) or masked (task mlm) language modelling; nothing is preprocessed or cached.
 
     A training epoch is `batches_per_epoch` batches. The next one goes on after it, and when all text is read it is read
@@ -41,18 +47,21 @@ class C4DataModule(TokenizerDataModule):
         concat_batch_size: documents that are tokenised at a time; changes nothing in the batches.
         shuffle_window_size: training documents that a worker holds in memory and shuffles.
         shuffle_window_seed: of the order, and of all else that is random; not negative.
-        batch_size: training examples per batch.
-        valid_batch_size: validation examples per batch, `batch_size` by default.
         batches_per_epoch: training batches of each process.
         num_train_workers: processes that load training batches.
         num_valid_workers: processes that load validation batches.
-        pin_memory: copy batches to page-locked memory where there is a CUDA device.
         rank: number of this process, that of the trainer by default.
         world_size: number of processes, that of the trainer by default.
+        **kwargs: see `DataModule`.
 
     Raises:
         ValueError: if an argument is out of range, arguments contradict each other or the task is not supported.
     """
+
+    tasks = (Task.mlm, Task.clm)
+    add_special_tokens = False
+    tokenizer, vocab_size = cached_property(load_tokenizer), property(count_tokens)
+    text_preprocessor = make_preprocessor
 
     def __init__(
         self,
@@ -70,58 +79,35 @@ class C4DataModule(TokenizerDataModule):
         concat_batch_size: int = 16,
         shuffle_window_size: int = 10000,
         shuffle_window_seed: int = 0,
-        batch_size: int = 64,
-        valid_batch_size: int | None = None,
         batches_per_epoch: int = 10000,
         num_train_workers: int = 2,
         num_valid_workers: int = 1,
-        pin_memory: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(tokenizer, max_seq_len, False, padding_side or ("left" if task is Task.clm else "right"))
-        if task not in (Task.mlm, Task.clm):
-            raise ValueError(f"task={task} is not supported by {type(self).__name__}, only {Task.mlm} and {Task.clm}")
-        if task is Task.mlm and padding_side == "left":
-            raise ValueError(f"padding_side='left' is not possible with task={task}: its models count from the left")
+        check_least(0, shuffle_window_seed=shuffle_window_seed)
+        super().__init__(num_workers=num_train_workers, seed=shuffle_window_seed, **kwargs)
+        check_text_arguments(max_seq_len, padding_side)
+        self.padding_side = task_padding_side(self, task, padding_side)
         if min_seq_len is not None and not 1 <= min_seq_len <= max_seq_len:
             raise ValueError(f"min_seq_len={min_seq_len} must be in [1, {max_seq_len}], which max_seq_len ends")
-        if not 0 < mask_prob < 1:
-            raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
-        sizes = {
-            "concat_batch_size": concat_batch_size,
-            "shuffle_window_size": shuffle_window_size,
-            "batch_size": batch_size,
-            "batches_per_epoch": batches_per_epoch,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if shuffle_window_seed < 0:
-            raise ValueError(f"shuffle_window_seed={shuffle_window_seed} must be at least 0")
+        check_share(mask_prob=mask_prob)
+        sizes = {"concat_batch_size": concat_batch_size, "shuffle_window_size": shuffle_window_size}
+        check_least(1, **sizes, batch_size=self.batch_size, batches_per_epoch=batches_per_epoch)
         if (rank is None) != (world_size is None) or not 0 <= (rank or 0) < (world_size or 1):
             raise ValueError(f"rank={rank} must be in [0, world_size={world_size}), or both None")
-        self.task, self.min_seq_len, self.mask_prob, self.mask_words = task, min_seq_len, mask_prob, mask_words
-        self.repo_id, self.config_name, self.revision = repo_id, config_name, revision
-        self.concat_batch_size = concat_batch_size
-        self.shuffle_window_size, self.seed = shuffle_window_size, shuffle_window_seed
-        self.batch_size = batch_size
-        self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
-        self.batches_per_epoch = batches_per_epoch
-        self.num_train_workers, self.num_valid_workers = num_train_workers, num_valid_workers
-        self.pin_memory = pin_memory
+        self.tokenizer_source, self.max_seq_len, self.min_seq_len = tokenizer, max_seq_len, min_seq_len
+        self.task, self.mask_prob, self.mask_words = task, mask_prob, mask_words
+        self.raw_data = HubSplits(repo_id, config_name, revision)
+        self.concat_batch_size, self.shuffle_window_size = concat_batch_size, shuffle_window_size
+        self.batches_per_epoch, self.num_valid_workers = batches_per_epoch, num_valid_workers
         self.rank, self.world_size = rank, world_size
 
-    def collator(self, min_width: int) -> MaskingCollator | DefaultCollator:
-        if self.task is Task.clm:
-            return DefaultCollator(self.tokenizer, self.padding_side, min_width=min_width)
-        collator = WordMaskingCollator if self.mask_words else TokenMaskingCollator
-        return collator(self.tokenizer, self.mask_prob, seed=self.seed)
+    def train_dataloader(self) -> StreamLoader:  # type: ignore[override]  # it has the methods that Lightning calls
+        return self._loader("train", self.batch_size, self.num_workers, training=True)
 
-    def train_dataloader(self) -> StreamLoader:
-        return self._loader("train", self.batch_size, self.num_train_workers, training=True)
-
-    def val_dataloader(self) -> StreamLoader:
+    def val_dataloader(self) -> StreamLoader:  # type: ignore[override]  # the same
         return self._loader("validation", self.valid_batch_size, self.num_valid_workers, training=False)
 
     def _loader(self, split: str, batch_size: int, num_workers: int, *, training: bool) -> StreamLoader:
@@ -129,11 +115,12 @@ class C4DataModule(TokenizerDataModule):
         if rank is None or world_size is None:
             rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         min_seq_len = self.min_seq_len if training else None
+        # A model needs as many positions as it has latents, also where the short last example is alone.
+        padding = DefaultCollator(self.tokenizer, self.padding_side, min_width=min_seq_len or self.max_seq_len)
         stream = ChunkStream(
-            self._documents(split),
+            self.raw_data.stream(split, TEXT),
             self.tokenizer,
-            # A model needs as many positions as it has latents, also where the short last example is alone.
-            self.collator(min_seq_len or self.max_seq_len),
+            masking_collator(self) if self.task is Task.mlm else padding,
             batch_size=batch_size,
             max_seq_len=self.max_seq_len,
             min_seq_len=min_seq_len,
@@ -151,30 +138,10 @@ class C4DataModule(TokenizerDataModule):
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "max_seq_len": self.max_seq_len,
             "min_seq_len": min_seq_len,
-            "config_name": self.config_name,
-            "revision": self.revision,
+            "config_name": self.raw_data.config_name,
+            "revision": self.raw_data.revision,
             "shuffle_window_size": self.shuffle_window_size,
             "shuffle_window_seed": self.seed,
         }
-        return StreamLoader(
-            stream,
-            settings=settings,
-            num_workers=num_workers,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-            batches_per_epoch=self.batches_per_epoch if training else None,
-        )
-
-    def _documents(self, split: str) -> datasets.IterableDataset:
-        try:
-            splits = datasets.load_dataset(self.repo_id, self.config_name, revision=self.revision, streaming=True)
-        except OSError as error:
-            raise ValueError(f"cannot load {self.repo_id!r}: {error}") from error
-        if split not in splits:
-            raise ValueError(f"{self.repo_id} has no split {split!r}, only {sorted(splits)}")
-        documents: datasets.IterableDataset = splits[split]
-        names = documents.column_names
-        if names is not None:
-            if TEXT not in names:
-                raise ValueError(f"split {split!r} of {self.repo_id} has no column {TEXT!r}, only {names}")
-            documents = documents.select_columns([TEXT])
-        return documents
+        pin_memory = self.pin_memory and torch.cuda.is_available()
+        return StreamLoader(stream, settings, num_workers, pin_memory, self.batches_per_epoch if training else None)

@@ -10,7 +10,6 @@ A static collator takes epoch 0 for every epoch: every example keeps the mask it
 in preprocessing, without storing the result.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.data.checks import check_least, check_share
+from perceiver.data.examples import IGNORE
 from perceiver.data.streams import MASKS, stream
 from perceiver.processing.text import PaddingSide
 from perceiver.processing.tokenization import tokenizer_name
 
-IGNORE = -100  # ignored by torch.nn.functional.cross_entropy
 # Of what is selected; the rest stays as it is (BERT, arXiv 1810.04805, section 3.1).
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
@@ -51,8 +51,7 @@ class DefaultCollator:
         if tokenizer.pad_token_id is None:
             raise ValueError(f"{tokenizer_name(tokenizer)} has no padding token")
         self.pad_token_id = int(tokenizer.pad_token_id)
-        self.padding_side = padding_side or tokenizer.padding_side
-        self.min_width = min_width
+        self.padding_side, self.min_width = padding_side or tokenizer.padding_side, min_width
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         lengths = np.array([len(example["input_ids"]) for example in examples])
@@ -72,11 +71,11 @@ class DefaultCollator:
         return torch.from_numpy(labels), torch.from_numpy(input_ids), torch.from_numpy(~real)
 
 
-class MaskingCollator(ABC):
-    """Masks units of tokens; what a unit is, subclasses say.
+class WordMaskingCollator:
+    """Masks whole words.
 
-    Each unit is selected with `mask_prob`. Of the selected units 80 % become mask tokens, 10 % get a random token at
-    each position, 10 % stay as they are; labels are set on all tokens of a selected unit. Special tokens are never
+    Each word is selected with `mask_prob`. Of the selected words 80 % become mask tokens, 10 % get a random token at
+    each position, 10 % stay as they are; labels are set on all tokens of a selected word. Special tokens are never
     selected and never drawn. In a small batch chance may select nothing: all labels are -100.
 
     Batches are padded on the right, whatever the tokenizer's default is: masked language models count positions from
@@ -93,27 +92,20 @@ class MaskingCollator(ABC):
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        mask_prob: float = 0.15,
-        *,
-        seed: int = 0,
-        static: bool = False,
+        self, tokenizer: PreTrainedTokenizerBase, mask_prob: float = 0.15, *, seed: int = 0, static: bool = False
     ):
         if tokenizer.mask_token_id is None:
             raise ValueError(f"{tokenizer_name(tokenizer)} has no mask token, which masking needs")
-        if not 0 < mask_prob < 1:
-            raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be at least 0")
+        check_share(mask_prob=mask_prob)
+        check_least(0, seed=seed)
         self.pad = DefaultCollator(tokenizer, "right")
         self.mask_token_id = int(tokenizer.mask_token_id)
         self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         self.mask_prob, self.seed, self.static = mask_prob, seed, static
 
-    @abstractmethod
     def units(self, word_ids: Ids) -> Ids:
-        """Equal numbers for neighbours in the same unit, -1 for tokens in no unit. (T,) -> (T,)."""
+        """Equal numbers for neighbours that are masked together, -1 for tokens that never are. (T,) -> (T,)."""
+        return word_ids
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Examples are dicts of `input_ids` (n,), `word_ids` (n,) with -1 for special tokens, `index` and `epoch`."""
@@ -149,14 +141,7 @@ class MaskingCollator(ABC):
         return stream(MASKS, self.seed, epoch, example["index"]).random((3, len(example["input_ids"])))
 
 
-class WordMaskingCollator(MaskingCollator):
-    """Masks whole words."""
-
-    def units(self, word_ids: Ids) -> Ids:
-        return word_ids
-
-
-class TokenMaskingCollator(MaskingCollator):
+class TokenMaskingCollator(WordMaskingCollator):
     """Masks single tokens."""
 
     def units(self, word_ids: Ids) -> Ids:

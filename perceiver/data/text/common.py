@@ -1,7 +1,7 @@
 """The data modules of texts: masked and causal language modelling, and classification.
 
-A leaf says where raw text comes from (`identity` and `load`) and for which tasks it is (`tasks`). `base.py` has the
-cache and the loaders; here is what the tasks differ in:
+`prepare_data` tokenises the raw text once (`corpus.py`), `setup` maps what is there as examples, and the loaders serve
+batches `(labels, input_ids, pad_mask)` (`collator.py`). The tasks differ in their examples:
 
     mlm  chunks of `max_seq_len` tokens, masked
     clm  chunks of `max_seq_len` + 1 tokens; labels are the next tokens
@@ -11,27 +11,22 @@ What is random in examples (masks, shifts, lengths) is new in each epoch of trai
 `static_masking`, and always the same in validation and test, whose losses stay comparable.
 """
 
-from collections.abc import Mapping
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
-import torch
-from torch import Tensor
+from torch import Tensor, from_numpy
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from perceiver.data.streams import RECORDS, stream
-from perceiver.data.text.base import CachedTextDataModule
-from perceiver.data.text.collator import (
-    DefaultCollator,
-    MaskingCollator,
-    TokenMaskingCollator,
-    WordMaskingCollator,
-)
-from perceiver.data.text.corpus import Encoder, LabelledDocuments, TokenChunks
+from perceiver.data.cache import Cache, source_key
+from perceiver.data.checks import check_least, check_share
+from perceiver.data.module import DataModule
+from perceiver.data.text.collator import DefaultCollator, TokenMaskingCollator, WordMaskingCollator
+from perceiver.data.text.corpus import LabelledDocuments, TokenChunks, write_corpus
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
-from perceiver.processing.text import PaddingSide
-from perceiver.processing.tokenization import special_ids
+from perceiver.processing.text import PaddingSide, TextPreprocessor, check_text_arguments
+from perceiver.processing.tokenization import check_tokenizer, special_ids, tokenizer_fingerprint
 
 
 class Task(Enum):
@@ -42,7 +37,47 @@ class Task(Enum):
     clf = 2
 
 
-class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
+# Of the data modules of tokens, three kinds with no base of their own in common; `data` is one of them.
+
+
+def load_tokenizer(data: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that `data.tokenizer_source` names."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(data.tokenizer_source)
+    check_tokenizer(tokenizer)
+    return tokenizer
+
+
+def count_tokens(data: Any) -> int:
+    """Size of the vocabulary. `tokenizer.vocab_size` leaves out PerceiverTokenizer's special tokens."""
+    return len(data.tokenizer)
+
+
+def make_preprocessor(data: Any) -> TextPreprocessor:
+    """Preprocesses text for inference with the settings of the data module."""
+    return TextPreprocessor(data.tokenizer, data.max_seq_len, data.add_special_tokens, data.padding_side)
+
+
+def masking_collator(data: Any, static: bool = False) -> WordMaskingCollator:
+    """Masks words or tokens; `static` repeats the masks of the first epoch."""
+    masking = WordMaskingCollator if data.mask_words else TokenMaskingCollator
+    return masking(data.tokenizer, data.mask_prob, seed=data.seed, static=static)
+
+
+def task_padding_side(data: Any, task: Task, padding_side: PaddingSide | None) -> PaddingSide:
+    """The padding side that is given, or else that of the task.
+
+    Raises:
+        ValueError: if the data module has no such task, or the task not this side.
+    """
+    if task not in data.tasks:
+        names = " and ".join(map(str, data.tasks))
+        raise ValueError(f"{task=!s} is not supported by {type(data).__name__}, only {names}")
+    if task is not Task.clm and padding_side == "left":  # would change the outputs
+        raise ValueError(f"{padding_side=} is not possible with task={task}: its models count positions from the left")
+    return padding_side or ("left" if task is Task.clm else "right")
+
+
+class TextDataModule(DataModule):
     """Serves text for masked (task mlm) or causal (task clm) language modelling, or for classification (task clf).
 
     Args:
@@ -66,11 +101,10 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
         random_min_seq_len: the shortest of these lengths, at least 1 and less than `max_seq_len`.
         preproc_batch_size: documents that a preprocessing worker holds in memory.
         preproc_workers: preprocessing processes.
-        batch_size: training examples per batch.
-        valid_batch_size: validation and test examples per batch, `batch_size` by default.
-        num_workers: processes that load batches.
-        pin_memory: copy batches to page-locked memory where there is a CUDA device.
-        seed: of all that is random, not negative.
+        **kwargs: see `DataModule`.
+
+    Attributes:
+        raw_data: source of documents, in a column `text`; for clf they have a `label`, too.
 
     Raises:
         ValueError: if an argument is out of range, arguments contradict each other or the task is not supported.
@@ -78,6 +112,9 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.mlm, Task.clm)
     given_label_names: list[str] | None = None  # of a leaf that knows them
+    cache: Cache
+    tokenizer, vocab_size = cached_property(load_tokenizer), property(count_tokens)
+    text_preprocessor = make_preprocessor
 
     def __init__(
         self,
@@ -97,41 +134,16 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
         random_min_seq_len: int = 16,
         preproc_batch_size: int = 1000,
         preproc_workers: int = 1,
-        batch_size: int = 64,
-        valid_batch_size: int | None = None,
-        num_workers: int = 2,
-        pin_memory: bool = True,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(
-            dataset_dir,
-            tokenizer,
-            max_seq_len,
-            add_special_tokens=add_special_tokens,
-            padding_side=padding_side or ("left" if task is Task.clm else "right"),
-            preproc_batch_size=preproc_batch_size,
-            preproc_workers=preproc_workers,
-            batch_size=batch_size,
-            valid_batch_size=valid_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            seed=seed,
-        )
-        if task not in self.tasks:
-            names = " and ".join(str(task) for task in self.tasks)
-            raise ValueError(f"task={task} is not supported by {type(self).__name__}, only {names}")
-        if task is not Task.clm and padding_side == "left":
-            raise ValueError(
-                f"padding_side='left' is not possible with task={task}: its models count positions from the left, so "
-                "padding there would change their outputs"
-            )
-        if not 0 < mask_prob < 1:
-            raise ValueError(f"mask_prob={mask_prob} must be in (0, 1)")
+        super().__init__(**kwargs)
+        check_text_arguments(max_seq_len, padding_side)
+        check_least(1, preproc_batch_size=preproc_batch_size, preproc_workers=preproc_workers)
+        check_share(mask_prob=mask_prob)
+        self.padding_side = task_padding_side(self, task, padding_side)
         truncation = random_train_truncation or random_valid_truncation
         if truncation and not 1 <= random_min_seq_len < max_seq_len:
-            raise ValueError(
-                f"random_min_seq_len={random_min_seq_len} must be at least 1 and less than max_seq_len={max_seq_len}"
-            )
+            raise ValueError(f"{random_min_seq_len=} must be at least 1 and less than {max_seq_len=}")
         if task is Task.mlm and static_masking and (random_train_shift or random_train_truncation):
             raise ValueError(
                 "static_masking=True gives each example the same mask in every epoch, and random_train_shift and "
@@ -139,41 +151,18 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
             )
         if task is Task.clf and (random_train_shift or random_valid_shift or truncation):
             raise ValueError(f"random shift and truncation are for chunks of text, and task={task} has documents")
-        self.task = task
-        self.mask_prob = mask_prob
-        self.mask_words = mask_words
-        self.static_masking = static_masking
-        # (random shift, random truncation) by split
-        self.random_windows = {
-            "train": (random_train_shift, random_train_truncation),
-            "valid": (random_valid_shift, random_valid_truncation),
-        }
-        self.random_min_seq_len = random_min_seq_len
+        self.tokenizer_source, self.max_seq_len, self.task = tokenizer, max_seq_len, task
+        self.mask_prob, self.mask_words, self.static_masking = mask_prob, mask_words, static_masking
+        self.add_special_tokens, self.random_min_seq_len = add_special_tokens, random_min_seq_len
+        self.random_shift = {"train": random_train_shift, "valid": random_valid_shift}
+        self.random_truncation = {"train": random_train_truncation, "valid": random_valid_truncation}
+        self.preproc_batch_size, self.preproc_workers = preproc_batch_size, preproc_workers
+        self.cache = Cache(dataset_dir, self._cache_key, self._fill_cache)
 
-    def corpus_kind(self) -> dict[str, Any]:
-        if self.task is Task.clf:  # special tokens are added to examples
-            return {"labels": "documents", "label_names": self.given_label_names}
-        return {"labels": None, "add_special_tokens": self.add_special_tokens}
-
-    def encoder(self, splits: Mapping[str, datasets.Dataset]) -> Encoder:
-        if self.task is Task.clf:
-            return DocumentEncoder(self.tokenizer, splits, self.given_label_names)
-        return TextEncoder(self.tokenizer, splits, self.add_special_tokens)
-
-    def examples(self, split: str) -> TokenChunks | LabelledDocuments:
-        if self.task is Task.clf:
-            around = special_ids(self.tokenizer) if self.add_special_tokens else ((), ())
-            return LabelledDocuments(self.cache_dir, split, self.max_seq_len, around)
-        shift, truncation = self.random_windows.get(split, (False, False))
-        return TokenChunks(
-            self.cache_dir,
-            split,
-            self.max_seq_len,
-            next_token=self.task is Task.clm,
-            shift=shift,
-            min_seq_len=self.random_min_seq_len if truncation else None,
-            seed=self.seed,
-        )
+    @property
+    def chunks(self) -> dict[str, Any]:
+        """Examples by split, after `setup`: `TokenChunks`, or for clf `LabelledDocuments`."""
+        return self.examples
 
     @cached_property
     def label_names(self) -> list[str]:
@@ -184,11 +173,7 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
         """
         if self.task is not Task.clf:
             raise ValueError(f"task={self.task} has no classes, only {Task.clf} has")
-        return self.given_label_names or self.cached_label_names()
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.label_names)
+        return self.given_label_names or self.cache.read("label_names.json")
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -197,7 +182,8 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
         A loss of x nats per token is x / ln 2 / bytes_per_token bits per byte, which compare between tokenizers. They
         flatter a tokenizer that drops something, as XLNet's does with line breaks and accents.
         """
-        return self.num_bytes["valid"] / len(self.chunks["valid"].tokens) if "valid" in self.chunks else None
+        valid = self.chunks.get("valid")
+        return valid.num_bytes / len(valid.tokens) if valid is not None else None
 
     def validation_record(self, index: int = -1) -> Tensor:
         """Inputs (n,) of a validation example, int64, without padding: a prompt whose continuation is logged.
@@ -208,22 +194,40 @@ class TextDataModule(CachedTextDataModule[TokenChunks | LabelledDocuments]):
         Raises:
             ValueError: if there is no such example.
         """
-        chunks = self.split_examples("valid", training=False)
-        if not -1 <= index < len(chunks):
-            raise ValueError(f"validation record {index} must be in [0, {len(chunks)}), or -1 for a random one")
-        if index == -1:
-            step = self.trainer.global_step if self.trainer is not None else 0
-            index = int(stream(RECORDS, self.seed, step, 0).integers(len(chunks)))
-        return torch.from_numpy(chunks[index]["input_ids"])
+        return from_numpy(self.chunks["valid"][self.validation_index(index)]["input_ids"])
 
-    def collator(self, static: bool) -> MaskingCollator | DefaultCollator:
+    def collator(self, static: bool) -> WordMaskingCollator | DefaultCollator:
+        """Makes batches of examples; `static` repeats the masks of the first epoch."""
+        if self.task is Task.mlm:
+            return masking_collator(self, static)
+        # A causal model needs as many positions as it has latents, also where all examples of a batch are short.
+        min_width = self.max_seq_len if self.task is Task.clm else 1
+        return DefaultCollator(self.tokenizer, self.padding_side, min_width=min_width)
+
+    def collate_function(self, *, training: bool) -> WordMaskingCollator | DefaultCollator:
+        return self.collator(static=self.static_masking or not training)
+
+    def load_examples(self) -> dict[str, Any]:
+        return {split: self._examples(split) for split in self.cache.splits()}
+
+    def _examples(self, split: str) -> TokenChunks | LabelledDocuments:
         if self.task is Task.clf:
-            return DefaultCollator(self.tokenizer, self.padding_side, min_width=1)
-        if self.task is Task.clm:
-            # A model needs as many positions as it has latents, also where all examples of a batch are short.
-            return DefaultCollator(self.tokenizer, self.padding_side, min_width=self.max_seq_len)
-        collator = WordMaskingCollator if self.mask_words else TokenMaskingCollator
-        return collator(self.tokenizer, self.mask_prob, seed=self.seed, static=static)
+            around = special_ids(self.tokenizer) if self.add_special_tokens else ((), ())
+            return LabelledDocuments(self.cache_dir, split, self.max_seq_len, around)
+        min_seq_len = self.random_min_seq_len if self.random_truncation.get(split) else None
+        chunks = partial(TokenChunks, self.cache_dir, split, self.max_seq_len, next_token=self.task is Task.clm)
+        return chunks(shift=self.random_shift.get(split, False), min_seq_len=min_seq_len, seed=self.seed)
 
-    def train_collator(self) -> MaskingCollator | DefaultCollator:
-        return self.collator(self.static_masking)
+    def _cache_key(self) -> dict[str, Any]:
+        kind: dict[str, Any] = {"labels": None, "add_special_tokens": self.add_special_tokens}
+        if self.task is Task.clf:  # special tokens are added to examples
+            kind = {"labels": "documents", "label_names": self.given_label_names}
+        return {"data": source_key(self.raw_data), "tokenizer": tokenizer_fingerprint(self.tokenizer), **kind}
+
+    def _fill_cache(self, work: Path, result: Path) -> None:
+        self.collator(static=True)  # an unfit tokenizer is an error now, not after preprocessing
+        splits = self.raw_data.load(work)
+        encode = TextEncoder(self.tokenizer, splits, self.add_special_tokens)
+        if self.task is Task.clf:
+            encode = DocumentEncoder(self.tokenizer, splits, self.given_label_names)
+        write_corpus(work, result, splits, encode, self.preproc_batch_size, self.preproc_workers)

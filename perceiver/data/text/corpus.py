@@ -1,7 +1,7 @@
 """A tokenised corpus on disk, and its views as examples.
 
 ```
-<directory>/key.json            what the corpus was made from
+<directory>/key.json            what the corpus was made from (`cache.py`)
 <directory>/num_bytes.json      UTF-8 bytes of the raw text of each split, the unit that losses of tokenizers share
 <directory>/<split>.tokens.npy  all documents of a split, one after the other: uint16, or uint32 for big vocabularies
 <directory>/<split>.marks.npy   where words start and which tokens are special (`tokenization.Encoded`), int8
@@ -21,124 +21,66 @@ needs no new preprocessing. All arrays are memory-mapped.
 """
 
 import json
-import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
+from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
+from perceiver.data.text.encoders import Splits, TextEncoder, WordEncoder
 from perceiver.processing.tokenization import SPECIAL, START, word_ids
-
-FORMAT_VERSION = 3  # of the files above and of what is in them; part of the key
-
-Key = int | tuple[int, int] | tuple[int, int, bool]
-Tokens = npt.NDArray[np.int64]
 
 
 def write_corpus(
-    directory: Path,
-    key: Mapping[str, Any],
-    load: Callable[[Path], Mapping[str, datasets.Dataset]],
-    encoder: Callable[[Mapping[str, datasets.Dataset]], "Encoder"],
-    *,
-    batch_size: int,
-    num_workers: int,
+    work: Path, result: Path, splits: Splits, encode: TextEncoder | WordEncoder, batch_size: int, num_workers: int
 ) -> None:
-    """Tokenises all splits into `directory`, which appears complete or not at all.
+    """Tokenises all splits.
 
     Args:
-        directory: must not exist.
-        key: what identifies the corpus; saved beside it for the reader.
-        load: returns the raw splits; gets a folder for intermediate files that is deleted afterwards.
-        encoder: makes what tokenises the documents, given the splits (`encoders.py`).
+        work: folder for intermediate files.
+        result: folder for the corpus.
+        splits: raw splits.
+        encode: tokenises a batch of documents.
         batch_size: documents that a worker holds in memory.
         num_workers: processes.
 
     Raises:
-        ValueError: if a split lacks a column, or has no text or a wrong label.
+        ValueError: if a split has no text or a wrong label.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="incomplete-", dir=directory.parent) as name:
-        work, result = Path(name), Path(name) / "result"
-        result.mkdir()
-        (result / "key.json").write_text(json.dumps(key, indent=2, sort_keys=True))
-        num_bytes = {}
-        splits = load(work)
-        for split, documents in splits.items():
-            if len(documents) == 0:
-                raise ValueError(f"split {split!r} is empty: it must have at least 1 document")
-        encode = encoder(splits)
-        for split, documents in splits.items():
-            columns = documents.with_format("arrow").map(
-                encode,
-                batched=True,
-                batch_size=batch_size,
-                num_proc=min(num_workers, len(documents)) if num_workers > 1 else None,
-                remove_columns=documents.column_names,
-                cache_file_name=str(work / f"{split}-tokenized.arrow"),
-                load_from_cache_file=False,
-                new_fingerprint=split,  # hashing the tokenizer would buy nothing: these files are deleted below
-                desc=f"Tokenizing {split}",
-            )
-            marks = columns.data.column("marks")
-            if not any((chunk.flatten().to_numpy() == START).any() for chunk in marks.chunks):
-                raise ValueError(f"split {split!r} has {len(documents)} documents but no text in them")
-            for column, dtype in encode.dtypes.items():
-                _write_flat(result / f"{split}.{column}.npy", columns.data.column(column), dtype)
-            if encode.label_names is not None:
-                lengths = [pc.list_value_length(chunk).to_numpy() for chunk in marks.chunks]
-                np.save(result / f"{split}.offsets.npy", np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64))
-            num_bytes[split] = pc.sum(columns.data.column("num_bytes")).as_py()
-        (result / "num_bytes.json").write_text(json.dumps(num_bytes))
+    num_bytes = {}
+    for split, documents in splits.items():
+        if len(documents) == 0:
+            raise ValueError(f"split {split!r} is empty: it must have at least 1 document")
+        columns = documents.with_format("arrow").map(
+            encode,
+            batched=True,
+            batch_size=batch_size,
+            num_proc=min(num_workers, len(documents)) if num_workers > 1 else None,
+            remove_columns=documents.column_names,
+            cache_file_name=str(work / f"{split}-tokenized.arrow"),
+            load_from_cache_file=False,
+            new_fingerprint=split,  # hashing the tokenizer would buy nothing: these files are deleted
+            desc=f"Tokenizing {split}",
+        )
+        marks = columns.data.column("marks")
+        if not any((chunk.flatten().to_numpy() == START).any() for chunk in marks.chunks):
+            raise ValueError(f"split {split!r} has {len(documents)} documents but no text in them")
+        for column, dtype in encode.dtypes.items():
+            _write_flat(result / f"{split}.{column}.npy", columns.data.column(column), dtype)
         if encode.label_names is not None:
-            (result / "label_names.json").write_text(json.dumps(encode.label_names))
-        try:
-            result.replace(directory)
-        except OSError:
-            # Another process was faster: a directory that is not empty cannot be replaced.
-            if not directory.is_dir():
-                raise
-
-
-def check_corpus(directory: Path, key: Mapping[str, Any]) -> None:
-    """Checks that a folder is what `write_corpus` made from `key`.
-
-    Raises:
-        ValueError: if it was made from something else, by another version for example.
-    """
-    try:
-        found = json.loads((directory / "key.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{directory} is no cache of this version, delete it: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{directory} is no cache of this version, delete it: key.json holds {found!r}")
-    for name, value in json.loads(json.dumps(key)).items():
-        if found.get(name) != value:
-            raise ValueError(f"{directory} was made with {name}={found.get(name)!r}, not {value!r}: delete it")
-
-
-class Encoder(ABC):
-    """Tokenises a batch of documents: a table of raw columns -> a table with `tokens`, `marks`, `num_bytes`, `labels`.
-
-    Attributes:
-        dtypes: what the columns `tokens`, `marks` and, if there are labels, `labels` are stored as.
-        label_names: names of the labels, None without labels.
-    """
-
-    dtypes: dict[str, type[np.generic]]
-    label_names: list[str] | None = None
-
-    @abstractmethod
-    def __call__(self, table: pa.Table) -> pa.Table: ...
+            lengths = [pc.list_value_length(chunk).to_numpy() for chunk in marks.chunks]
+            np.save(result / f"{split}.offsets.npy", np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64))
+        num_bytes[split] = pc.sum(columns.data.column("num_bytes")).as_py()
+    (result / "num_bytes.json").write_text(json.dumps(num_bytes))
+    if encode.label_names is not None:
+        (result / "label_names.json").write_text(json.dumps(encode.label_names))
 
 
 def _write_flat(path: Path, column: pa.ChunkedArray, dtype: type[np.generic]) -> None:
@@ -152,51 +94,30 @@ def _write_flat(path: Path, column: pa.ChunkedArray, dtype: type[np.generic]) ->
         position += len(part)
 
 
-class Examples(torch.utils.data.Dataset[dict[str, Any]], ABC):
-    """Examples of one split of a corpus: dicts of `index`, `epoch` and what subclasses say.
+@dataclass(eq=False)
+class TextExamples(CachedExamples[dict[str, Any]]):
+    """Examples of one split of a corpus: dicts, with a true `repeated` where that is what they are."""
 
-    An item is asked for with `(epoch, index)`, or with `index` alone, which is epoch 0. With `(epoch, index, True)` it
-    also has a true `repeated`: some process takes it a second time, and its labels must not count (`loader.py`).
-
-    Args:
-        directory: a folder that `write_corpus` wrote.
-        split: name of the split.
-
-    Raises:
-        ValueError: if files of the split are missing or damaged.
-    """
-
-    def __init__(self, directory: Path, split: str):
-        self.directory, self.split = directory, split
-        self.tokens, self.marks = self._array("tokens"), self._array("marks")
-        if len(self.tokens) != len(self.marks):
+    def __post_init__(self) -> None:
+        self.tokens, self.marks = self.array("tokens"), self.array("marks")
+        tokens, marks = len(self.tokens), len(self.marks)
+        if tokens != marks:
             raise ValueError(
-                f"{directory} is damaged, delete it: {len(self.tokens)} tokens and {len(self.marks)} marks of {split!r}"
+                f"{self.directory} is damaged, delete it: {tokens} tokens, {marks} marks of {self.split!r}"
             )
 
-    def _array(self, name: str) -> npt.NDArray[Any]:
-        try:
-            return np.load(self.directory / f"{self.split}.{name}.npy", mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{self.directory} is damaged, delete it: {error}") from error
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of the raw text."""
+        return int(json.loads((self.directory / "num_bytes.json").read_text())[self.split])
 
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def example(self, epoch: int, index: int) -> dict[str, Any]:
-        """What is in the example besides `index` and `epoch`."""
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index, *repeated = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} is not in [0, {len(self)})")
-        result = {**self.example(epoch, index), "index": index, "epoch": epoch}
-        return {**result, "repeated": True} if any(repeated) else result
+    def repeated(self, example: dict[str, Any]) -> dict[str, Any]:
+        return {**example, "repeated": True}  # for the collator, which may make the labels
 
 
-class TokenChunks(Examples):
-    """One split of a corpus as chunks, each the input of one example, with int64 arrays:
+@dataclass(eq=False)
+class TokenChunks(TextExamples):
+    """One split of a corpus as chunks, each the input of one example, with its `index` and `epoch` and int64 arrays:
 
     * `input_ids` (n,) and `word_ids` (n,), -1 for special tokens: chunks of `max_seq_len` tokens
     * with `next_token`, `input_ids` (n,) and `label_ids` (n,), each label the token after its input: chunks of
@@ -206,8 +127,6 @@ class TokenChunks(Examples):
     Shift and length are drawn per (seed, epoch, index).
 
     Args:
-        directory: a folder that `write_corpus` wrote.
-        split: name of the split.
         max_seq_len: inputs per example; only the last chunk of a split has fewer.
         next_token: see above.
         shift: start each chunk up to a chunk later, so that it ends with the head of the next one. There is one chunk
@@ -217,31 +136,21 @@ class TokenChunks(Examples):
         seed: of shifts and lengths, not negative.
 
     Raises:
-        ValueError: if the split has no example, or its files are missing or damaged.
+        ValueError: if the split has no example.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        split: str,
-        max_seq_len: int,
-        *,
-        next_token: bool = False,
-        shift: bool = False,
-        min_seq_len: int | None = None,
-        seed: int = 0,
-    ):
-        super().__init__(directory, split)
-        self.max_seq_len, self.next_token = max_seq_len, next_token
-        self.shift, self.min_seq_len, self.seed = shift, min_seq_len, seed
-        self.chunk_len = max_seq_len + next_token
-        if len(self) == 0:
-            raise ValueError(f"split {split!r} has {len(self.tokens)} tokens: too few for a single example")
+    max_seq_len: int
+    _: KW_ONLY
+    next_token: bool = False
+    shift: bool = False
+    min_seq_len: int | None = None
+    seed: int = 0
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A pickled memory map would carry the whole corpus into each spawned worker.
-        options = {name: getattr(self, name) for name in ("next_token", "shift", "min_seq_len", "seed")}
-        return partial(type(self), self.directory, self.split, self.max_seq_len, **options), ()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.chunk_len = self.max_seq_len + self.next_token
+        if len(self) == 0:
+            raise ValueError(f"split {self.split!r} has {len(self.tokens)} tokens: too few for a single example")
 
     def __len__(self) -> int:
         num_chunks = -(-(len(self.tokens) - self.next_token) // self.chunk_len)
@@ -251,8 +160,8 @@ class TokenChunks(Examples):
         chunk = self._window(epoch, index)
         tokens = self.tokens[chunk].astype(np.int64)
         if self.next_token:
-            return {"input_ids": tokens[:-1], "label_ids": tokens[1:]}
-        return {"input_ids": tokens, "word_ids": word_ids(self.marks[chunk])}
+            return {"index": index, "epoch": epoch, "input_ids": tokens[:-1], "label_ids": tokens[1:]}
+        return {"index": index, "epoch": epoch, "input_ids": tokens, "word_ids": word_ids(self.marks[chunk])}
 
     def _window(self, epoch: int, index: int) -> slice:
         start = index * self.chunk_len
@@ -268,37 +177,33 @@ class TokenChunks(Examples):
         return slice(start, start + length + self.next_token)
 
 
-class Labelled(Examples):
+@dataclass(eq=False)
+class Labelled(TextExamples):
     """What examples of labelled text share: documents, labels, and the special tokens around an example.
 
     Args:
-        directory: a folder that `write_corpus` wrote.
-        split: name of the split.
         max_seq_len: inputs per example, at most.
         special_ids: special tokens before and after the tokens of a document.
 
     Raises:
-        ValueError: if `max_seq_len` leaves no room for text, or the split's files are missing or damaged.
+        ValueError: if `max_seq_len` leaves no room for text.
     """
 
-    def __init__(
-        self, directory: Path, split: str, max_seq_len: int, special_ids: tuple[Sequence[int], Sequence[int]] = ((), ())
-    ):
-        super().__init__(directory, split)
-        self.offsets, self.labels = self._array("offsets"), self._array("labels")
-        self.max_seq_len, self.special_ids = max_seq_len, special_ids
-        self.prefix, self.suffix = (np.array(ids, np.int64) for ids in special_ids)
-        self.room = max_seq_len - len(self.prefix) - len(self.suffix)
+    max_seq_len: int
+    special_ids: tuple[Sequence[int], Sequence[int]] = ((), ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.offsets, self.labels = self.array("offsets"), self.array("labels")
+        self.prefix, self.suffix = (np.array(ids, np.int64) for ids in self.special_ids)
+        num_special = len(self.prefix) + len(self.suffix)
+        self.room = self.max_seq_len - num_special
         if self.room < 1:
             raise ValueError(
-                f"max_seq_len={max_seq_len} leaves no room for text beside "
-                f"{len(self.prefix) + len(self.suffix)} special tokens"
+                f"max_seq_len={self.max_seq_len} leaves no room for text beside {num_special} special tokens"
             )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.directory, self.split, self.max_seq_len, self.special_ids)
-
-    def _input_ids(self, start: int, stop: int) -> Tokens:
+    def _input_ids(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         return np.concatenate([self.prefix, self.tokens[start:stop].astype(np.int64), self.suffix])
 
 
@@ -320,23 +225,22 @@ class LabelledWords(Labelled):
     becomes several examples, cut between words; a word that is too long for any is cut itself. No word is left out.
     """
 
-    def __init__(
-        self, directory: Path, split: str, max_seq_len: int, special_ids: tuple[Sequence[int], Sequence[int]] = ((), ())
-    ):
-        super().__init__(directory, split, max_seq_len, special_ids)
-        starts, stops = np.asarray(self.offsets[:-1]), np.asarray(self.offsets[1:])
-        pieces = [np.stack([starts, stops], axis=1)[(stops - starts > 0) & (stops - starts <= self.room)]]
-        pieces += [self._cut(int(starts[k]), int(stops[k])) for k in np.flatnonzero(stops - starts > self.room)]
-        self.spans = np.concatenate(pieces)
-        self.spans = self.spans[np.argsort(self.spans[:, 0], kind="stable")]  # in the order of the text
+    @cached_property
+    def spans(self) -> npt.NDArray[np.int64]:
+        """Start and stop of the tokens of each example, (examples, 2)."""
+        spans = np.stack([self.offsets[:-1], self.offsets[1:]], axis=1)
+        lengths = spans[:, 1] - spans[:, 0]
+        pieces = [self._cut(start, stop) for start, stop in spans[lengths > self.room].tolist()]
+        spans = np.concatenate([spans[(lengths > 0) & (lengths <= self.room)], *pieces])
+        return spans[np.argsort(spans[:, 0], kind="stable")]  # in the order of the text
 
     def _cut(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Spans (pieces, 2) of a sentence that is too long."""
-        # Where a word, or the whitespace before it, begins.
         marks = np.asarray(self.marks[start:stop])
+        before_word = (marks[:-1] == SPECIAL) & (marks[1:] == START)  # whitespace, which goes with the word after it
         begins = marks == START
-        begins[:-1] |= (marks[:-1] == SPECIAL) & (marks[1:] == START)
-        begins[1:] &= ~((marks[:-1] == SPECIAL) & (marks[1:] == START))
+        begins[:-1] |= before_word
+        begins[1:] &= ~before_word
         candidates = [*(np.flatnonzero(begins) + start).tolist(), stop]
         spans, first = [], start
         while first < stop:
@@ -353,6 +257,6 @@ class LabelledWords(Labelled):
         around = [(len(self.prefix), len(self.suffix))]
         return {
             "input_ids": self._input_ids(start, stop),
-            "label_ids": np.pad(self.labels[start:stop], around, constant_values=-100),
+            "label_ids": np.pad(self.labels[start:stop], around, constant_values=IGNORE),
             "word_ids": np.pad(word_ids(self.marks[start:stop]), around, constant_values=-1),
         }

@@ -4,7 +4,8 @@
     DocumentEncoder  text and a label per document               clf
     WordEncoder      a list of words and a label per word        labelled words
 
-Labels are numbers, or names that become numbers.
+Called with a table of raw columns, one returns a table with `tokens`, `marks`, `num_bytes` and, if there are labels,
+`labels`. `dtypes` says what these are stored as, but for `num_bytes`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from perceiver.data.text.collator import IGNORE
-from perceiver.data.text.corpus import Encoder
+from perceiver.data.examples import IGNORE
+from perceiver.data.labels import STRINGS, column_feature, find_label_names, label_numbers
 from perceiver.processing.tokenization import (
     INSIDE,
     SPECIAL,
@@ -30,11 +31,11 @@ from perceiver.processing.tokenization import (
 
 TEXT, LABEL = "text", "label"  # columns of documents
 TOKENS, TAGS = "tokens", "tags"  # columns of labelled words
-OUTSIDE = "O"  # the label of words in no entity
-STRINGS = ("string", "large_string")
+
+Splits = Mapping[str, datasets.Dataset]
 
 
-class TextEncoder(Encoder):
+class TextEncoder:
     """Column `text` -> tokens and marks.
 
     Args:
@@ -46,19 +47,15 @@ class TextEncoder(Encoder):
         ValueError: if a split has no column `text` that holds strings.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Mapping[str, datasets.Dataset],
-        add_special_tokens: bool = False,
-    ):
+    label_names: list[str] | None = None
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, splits: Splits, add_special_tokens: bool = False):
         for split, documents in splits.items():
-            kind = getattr(_feature(split, documents, TEXT), "dtype", None)
+            kind = getattr(column_feature(split, documents, TEXT), "dtype", None)
             if kind not in STRINGS:
                 raise ValueError(f"column {TEXT!r} of split {split!r} must hold strings, not {kind}")
-        self.tokenizer = plain_text_tokenizer(tokenizer)
-        self.add_special_tokens = add_special_tokens
-        self.dtypes = {"tokens": _token_dtype(tokenizer), "marks": np.int8}
+        self.tokenizer, self.add_special_tokens = plain_text_tokenizer(tokenizer), add_special_tokens
+        self.dtypes: dict[str, type[np.generic]] = {"tokens": _token_dtype(tokenizer), "marks": np.int8}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = pc.fill_null(table.column(TEXT).cast(pa.large_string()), "").combine_chunks()
@@ -80,12 +77,7 @@ class DocumentEncoder(TextEncoder):
 
     label_names: list[str]
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Mapping[str, datasets.Dataset],
-        label_names: Sequence[str] | None = None,
-    ):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, splits: Splits, label_names: Sequence[str] | None = None):
         super().__init__(tokenizer, splits)
         self.label_names = find_label_names(splits, LABEL, label_names)
         self.dtypes = {**self.dtypes, "labels": np.int64}
@@ -95,7 +87,7 @@ class DocumentEncoder(TextEncoder):
         return super().__call__(table).append_column("labels", pa.array(labels))
 
 
-class WordEncoder(Encoder):
+class WordEncoder:
     """Columns `tokens` and `tags` -> tokens, marks and a label per token; no special tokens.
 
     A document is its words with a space between them. Each token of a word has the word's label: bytes learn from every
@@ -111,27 +103,18 @@ class WordEncoder(Encoder):
             word is empty or a row has not as many labels as words.
     """
 
-    label_names: list[str]
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Mapping[str, datasets.Dataset],
-        label_names: Sequence[str] | None = None,
-    ):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, splits: Splits, label_names: Sequence[str] | None = None):
         for split, documents in splits.items():
-            words = _feature(split, documents, TOKENS)
-            kind = getattr(getattr(words, "feature", None), "dtype", None)
-            if kind not in STRINGS:
+            words = column_feature(split, documents, TOKENS)
+            if getattr(getattr(words, "feature", None), "dtype", None) not in STRINGS:
                 raise ValueError(f"column {TOKENS!r} of split {split!r} must hold lists of strings, not {words}")
-        self.label_names = find_label_names(splits, TAGS, label_names)
+        self.label_names = find_label_names(splits, TAGS, label_names, lists=True)
         self.tokenizer = plain_text_tokenizer(tokenizer)
         self.dtypes = {"tokens": _token_dtype(tokenizer), "marks": np.int8, "labels": np.int64}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         words, tags = table.column(TOKENS).combine_chunks(), table.column(TAGS).combine_chunks()
-        lengths = pc.fill_null(pc.list_value_length(words), 0).to_numpy()
-        num_tags = pc.fill_null(pc.list_value_length(tags), 0).to_numpy()
+        lengths, num_tags = (pc.fill_null(pc.list_value_length(lists), 0).to_numpy() for lists in (words, tags))
         for row in np.flatnonzero(lengths != num_tags)[:1]:
             raise ValueError(f"a row has {lengths[row]} {TOKENS} and {num_tags[row]} {TAGS}: {words[row].as_py()}")
         words, labels = words.flatten().cast(pa.large_string()), label_numbers(tags.flatten(), TAGS, self.label_names)
@@ -147,108 +130,18 @@ class WordEncoder(Encoder):
         starts[1:] &= words_of_tokens[1:] != words_of_tokens[:-1]
         marks = np.where(starts, START, np.where(in_word, INSIDE, SPECIAL)).astype(np.int8)
         token_labels = np.append(labels, IGNORE)[words_of_tokens]
-        columns = _lists(Encoded(encoded.tokens, marks, encoded.offsets))
-        list_offsets = pa.array(encoded.offsets, pa.int32())
         spaces = np.maximum(lengths - 1, 0)
         num_bytes = np.add.reduceat(np.append(word_bytes, 0), offsets[:-1]) * (lengths > 0) + spaces
-        return pa.table(
-            {
-                **columns,
-                "labels": pa.ListArray.from_arrays(list_offsets, pa.array(token_labels)),
-                "num_bytes": pa.array(num_bytes.astype(np.int64)),
-            }
-        )
-
-
-def find_label_names(
-    splits: Mapping[str, datasets.Dataset], column: str, given: Sequence[str] | None = None
-) -> list[str]:
-    """Names of the labels 0, 1, ... of a column of labels or of lists of labels.
-
-    They are `given`, or the names that the data set itself has, or for numbers "0", "1", ... up to the largest in the
-    training split, or for strings those of the training split, sorted, but "O" first.
-
-    Raises:
-        ValueError: if a split has no such column or it holds neither integers nor strings, or if `given` has a name
-            twice.
-    """
-    for split, documents in splits.items():
-        feature = _label_feature(split, documents, column)
-        if not (isinstance(feature, datasets.ClassLabel) or str(feature.dtype).startswith(("int", "uint", "bool"))):
-            if feature.dtype not in STRINGS:
-                raise ValueError(
-                    f"column {column!r} of split {split!r} must hold integers or strings, not {feature.dtype}"
-                )
-    if given is not None:
-        if len(set(given)) != len(given) or not given:
-            raise ValueError(f"label names must be different and at least one, not {list(given)}")
-        return list(given)
-    feature = _label_feature("train", splits["train"], column)
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    values: set[Any] = set()
-    for table in splits["train"].select_columns([column]).with_format("arrow").iter(batch_size=10_000):
-        labels = table.column(column).combine_chunks()
-        values.update(pc.unique(labels.flatten() if _is_list(labels) else labels).to_pylist())
-    values.discard(None)
-    if feature.dtype in STRINGS:
-        return sorted(values, key=lambda name: (name != OUTSIDE, name))
-    return [str(number) for number in range(int(max(values, default=-1)) + 1)]
-
-
-def label_numbers(labels: pa.Array, column: str, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Labels, numbers or names, as numbers. (n,) -> (n,) int64.
-
-    Raises:
-        ValueError: if one is missing or none of `names`.
-    """
-    if labels.null_count:
-        raise ValueError(f"column {column!r} has {labels.null_count} missing labels in a batch of {len(labels)}")
-    if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
-        numbers = pc.index_in(labels, value_set=pa.array(names, labels.type))
-        if numbers.null_count:
-            wrong = labels.filter(pc.is_null(numbers))[0].as_py()
-            raise ValueError(f"label {wrong!r} in column {column!r} is none of {_short(names)}")
-        return numbers.to_numpy().astype(np.int64)
-    values: np.ndarray[Any, np.dtype[np.int64]] = labels.cast(pa.int64()).to_numpy()
-    wrong_values = values[(values < 0) | (values >= len(names))]
-    if len(wrong_values):
-        raise ValueError(
-            f"label {wrong_values[0]} in column {column!r} must be in [0, {len(names)}), one of {_short(names)}"
-        )
-    return values
-
-
-def _short(names: Sequence[str]) -> str:
-    return str(list(names)) if len(names) <= 20 else f"[{', '.join(map(repr, names[:20]))}, ...]"
-
-
-def _feature(split: str, documents: datasets.Dataset, column: str) -> Any:
-    if column not in documents.column_names:
-        raise ValueError(f"split {split!r} has no column {column!r}, only {documents.column_names}")
-    return documents.features[column]
-
-
-def _label_feature(split: str, documents: datasets.Dataset, column: str) -> Any:
-    feature = _feature(split, documents, column)
-    if column == TAGS:
-        if not hasattr(feature, "feature"):
-            raise ValueError(f"column {column!r} of split {split!r} must hold lists of labels, not {feature}")
-        feature = feature.feature
-    if not hasattr(feature, "dtype"):
-        raise ValueError(f"column {column!r} of split {split!r} must hold labels, not {feature}")
-    return feature
-
-
-def _is_list(array: pa.Array) -> bool:
-    return pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+        columns = _lists(Encoded(encoded.tokens, marks, encoded.offsets), labels=token_labels)
+        return pa.table({**columns, "num_bytes": pa.array(num_bytes.astype(np.int64))})
 
 
 def _token_dtype(tokenizer: PreTrainedTokenizerBase) -> type[np.generic]:
     return np.uint16 if len(tokenizer) <= 2**16 else np.uint32
 
 
-def _lists(encoded: Encoded) -> dict[str, pa.Array]:
+def _lists(encoded: Encoded, **others: Any) -> dict[str, pa.Array]:
+    """A list per document of tokens, marks and others."""
     offsets = pa.array(encoded.offsets, pa.int32())
-    columns = {"tokens": pa.array(encoded.tokens), "marks": pa.array(encoded.marks)}
-    return {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
+    columns = {"tokens": encoded.tokens, "marks": encoded.marks, **others}
+    return {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}

@@ -2,7 +2,7 @@
 
 import shutil
 import zipfile
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import datasets
 import pyarrow as pa
 
 from perceiver.data.text.common import TextDataModule
-from perceiver.data.text.files import find_files, line_array, open_url
+from perceiver.data.text.files import file_system, find_files, line_array, stamp
 
-SHARES = {"train": 90, "valid": 5, "test": 5}  # percent; megabytes of the whole file
+ENDS = {"train": 90, "valid": 95, "test": 100}  # percent; megabytes of the whole file
 
 
 class Enwik8DataModule(TextDataModule):
@@ -39,15 +39,26 @@ class Enwik8DataModule(TextDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        self.source = source
+        self.raw_data = Enwik8(source)
+
+
+@dataclass(frozen=True)
+class Enwik8:
+    """The source of the text.
+
+    Args:
+        source: see `Enwik8DataModule`.
+    """
+
+    source: str
 
     def identity(self) -> dict[str, Any]:
-        return {"source": self.source if "://" in self.source else find_files(self.source)[0].stamp()}
+        return {"source": self.source if "://" in self.source else stamp(find_files(self.source)[0])}
 
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        raw = work_dir / "raw"
+    def load(self, work_dir: Path) -> dict[str, datasets.Dataset]:
+        raw, (fs, path) = work_dir / "raw", file_system(self.source)
         try:
-            with open_url(self.source) as source, raw.open("wb") as copy:
+            with fs.open(path, "rb") as source, raw.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
             if zipfile.is_zipfile(raw):
                 with zipfile.ZipFile(raw) as archive:
@@ -56,10 +67,9 @@ class Enwik8DataModule(TextDataModule):
             content.decode()
         except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
             raise ValueError(f"cannot read {self.source}: {error}") from error
-        splits, start, share = {}, 0, 0
-        for split, percent in SHARES.items():
-            share += percent
-            stop = len(content) * share // 100
+        splits, start = {}, 0
+        for split, percent in ENDS.items():
+            stop = len(content) * percent // 100
             while stop < len(content) and content[stop] & 0xC0 == 0x80:  # inside of a character
                 stop -= 1
             if stop <= start:

@@ -1,6 +1,7 @@
 """Files, local or remote, and what is in them as Arrow batches.
 
-    .txt (and any other suffix)   UTF-8 lines, each with its line break ("\\r\\n" and "\\r" become "\\n")
+    .txt (and any other suffix)   UTF-8 lines, each with its line break ("\\r\\n" and "\\r" become "\\n"); for words
+                                  with labels, lines of CoNLL: `LocalTokenClassificationDataModule`
     .jsonl, .json                 an object per line
     .csv                          with a header line
     .parquet
@@ -10,9 +11,10 @@ but .parquet also compressed (.gz, .bz2, .xz, .zst). A name with "://" is remote
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +28,92 @@ import pyarrow.parquet
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from perceiver.data.cache import Source, file_stamp
+from perceiver.data.checks import check_share
+from perceiver.data.hub import SplitOff
+from perceiver.data.text.encoders import TOKENS
+
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")  # what is looked for in folders
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 BLOCK_BYTES = 16 << 20
 STAMPS = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "created")  # as file systems call them
 
 
+def file_system(name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Where a file or pattern is, and what it is called there."""
+    return url_to_fs(name) if "://" in name else (LocalFileSystem(), name)
+
+
+def open_rows(name: str) -> Any:
+    """Opens a file for reading bytes, decompressed."""
+    fs, path = file_system(name)
+    return fs.open(path, "rb", compression=None if suffix(name) == ".parquet" else "infer")
+
+
+def suffix(name: str) -> str:
+    """Suffix of a file, without that of a compression."""
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.lower()
+
+
+def resolved(name: str) -> str:
+    """The same name for all paths to a file."""
+    return name if "://" in name else str(Path(name).resolve())
+
+
+def stamp(name: str) -> list[Any]:
+    """Name, size and modification time (or what a remote file system has in its place): changes with the file."""
+    if "://" not in name:
+        return file_stamp(Path(name))
+    fs, path = file_system(name)
+    info = fs.info(path)
+    return [name, info.get("size"), *(str(info[key]) for key in STAMPS if key in info)]
+
+
 @dataclass(frozen=True)
-class File:
-    """A file of an fsspec file system."""
+class FileSplits:
+    """Files of each split, as a source (`cache.py`).
 
-    fs: fsspec.AbstractFileSystem
-    path: str
+    Args:
+        patterns: see `find_files`; by split, None for one that there is not.
+        columns: see `read_columns`.
+    """
 
-    def __str__(self) -> str:
-        return self.path if isinstance(self.fs, LocalFileSystem) else self.fs.unstrip_protocol(self.path)
+    patterns: Mapping[str, Sequence[str] | str | None]
+    columns: Mapping[str, str]
 
-    def open(self) -> Any:
-        """Opens it for reading bytes, decompressed."""
-        return self.fs.open(self.path, "rb", compression=None if self.kind == ".parquet" else "infer")
+    def files(self) -> dict[str, list[str]]:
+        """Raises:
+        ValueError: see `find_files`; also if a file is for training and for something else.
+        """
+        splits = {split: find_files(pattern) for split, pattern in self.patterns.items() if pattern is not None}
+        train = set(map(resolved, splits["train"]))
+        for split in splits.keys() - {"train"}:
+            if both := [file for file in splits[split] if resolved(file) in train]:
+                raise ValueError(f"{both} are in train_files and in {split}_files: {split} text must not be trained on")
+        return splits
 
-    @property
-    def kind(self) -> str:
-        """Suffix, without that of a compression."""
-        path = Path(self.path)
-        return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.lower()
+    def identity(self) -> dict[str, Any]:
+        files = {split: [stamp(file) for file in found] for split, found in self.files().items()}
+        return {"files": files, "columns": dict(self.columns)}
 
-    def stamp(self) -> list[Any]:
-        """Name, size and modification time (or what a remote file system has in its place): changes with the file."""
-        if isinstance(self.fs, LocalFileSystem):
-            status = Path(self.path).stat()
-            return [str(Path(self.path).resolve()), status.st_size, status.st_mtime_ns]
-        info = self.fs.info(self.path)
-        return [str(self), info.get("size"), *(str(info[name]) for name in STAMPS if name in info)]
+    def load(self, work_dir: Path) -> dict[str, datasets.Dataset]:
+        return {split: read_columns(files, self.columns, work_dir, split) for split, files in self.files().items()}
 
 
-def find_files(patterns: Sequence[str] | str) -> list[File]:
+def file_source(files: FileSplits, valid_fraction: float, *, scattered: bool) -> Source:
+    """Files for training, and for validation either files or some of the training documents, see `SplitOff`.
+
+    Args:
+        files: with patterns for "train", "valid" and "test".
+        valid_fraction: share of the documents for validation if there are no files for it, in (0, 1).
+        scattered: whether they are from everywhere; otherwise the last ones.
+    """
+    check_share(valid_fraction=valid_fraction)
+    return files if files.patterns["valid"] is not None else SplitOff(files, None, valid_fraction, scattered)
+
+
+def find_files(patterns: Sequence[str] | str) -> list[str]:
     """Resolves files, folders and glob patterns to readable files, in the order given, each pattern sorted.
 
     A file that is found more than once is in the result once, where it was found first.
@@ -69,30 +121,38 @@ def find_files(patterns: Sequence[str] | str) -> list[File]:
     Raises:
         ValueError: if a pattern matches nothing or a file cannot be read.
     """
-    files: dict[tuple[str, str], File] = {}  # by what they resolve to
+    files: dict[str, str] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
-            found = _remote_files(pattern) if "://" in pattern else _local_files(pattern)
+            found = _found(pattern)
         except (OSError, ImportError, ValueError) as error:
             raise ValueError(f"cannot read {pattern}: {error}") from error
         if not found:
             suffixes = ", ".join(SUFFIXES)
             raise ValueError(f"{pattern!r} is no file, no folder with files ({suffixes}) and no pattern with a match")
         for file in found:
-            local = isinstance(file.fs, LocalFileSystem)
-            key = ("", str(Path(file.path).resolve())) if local else (str(file.fs.protocol), file.path)
-            files.setdefault(key, file)
+            files.setdefault(resolved(file), file)
     for file in files.values():
         try:
-            file.open().close()
+            open_rows(file).close()
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {file}: {error}") from error
     return list(files.values())
 
 
-def open_url(url: str) -> Any:
-    """Opens a file, local or remote, for reading bytes as they are."""
-    return Path(url).open("rb") if "://" not in url else fsspec.open(url, "rb").open()
+def _found(pattern: str) -> list[str]:
+    fs, path = file_system(pattern)
+    is_local, is_file = isinstance(fs, LocalFileSystem), fs.isfile(path)
+    is_folder = not is_file and fs.isdir(path)  # which reads an https:// file
+    if is_file:
+        names = [path]  # also if its name looks like a pattern
+    elif is_local:
+        found = Path(path).rglob("*") if is_folder else map(Path, glob(path, recursive=True))  # noqa: PTH207
+        names = [str(name) for name in sorted(found) if name.is_file()]
+    else:
+        names = sorted(fs.find(path)) if is_folder else [name for name in sorted(fs.glob(path)) if fs.isfile(name)]
+    files = names if is_local else [fs.unstrip_protocol(name) for name in names]
+    return [file for file in files if suffix(file) in SUFFIXES] if is_folder else files
 
 
 def forget_connections() -> None:
@@ -100,33 +160,13 @@ def forget_connections() -> None:
     fsspec.asyn.reset_lock()
 
 
-def _local_files(pattern: str) -> list[File]:
-    path, fs = Path(pattern), LocalFileSystem()
-    if path.is_file():
-        return [File(fs, pattern)]  # also if its name looks like a pattern
-    if path.is_dir():
-        found = [str(file) for file in path.rglob("*") if file.is_file() and File(fs, str(file)).kind in SUFFIXES]
-    else:
-        found = [name for name in glob(pattern, recursive=True) if Path(name).is_file()]  # noqa: PTH207
-    return [File(fs, name) for name in sorted(found, key=Path)]
-
-
-def _remote_files(pattern: str) -> list[File]:
-    fs, path = url_to_fs(pattern)
-    if fs.isfile(path):
-        return [File(fs, path)]
-    if fs.isdir(path):
-        return [file for file in (File(fs, name) for name in sorted(fs.find(path))) if file.kind in SUFFIXES]
-    return [File(fs, name) for name in sorted(fs.glob(path)) if fs.isfile(name)]
-
-
-def read_columns(files: Iterable[File], columns: Mapping[str, str], work_dir: Path, name: str) -> datasets.Dataset:
+def read_columns(files: Sequence[str], columns: Mapping[str, str], work_dir: Path, name: str) -> datasets.Dataset:
     """The rows of files as a data set on disk.
 
     Args:
         files: to be read one after the other.
         columns: what a column is called in the files: what it is called in the result. Text files have the column
-            "text" only. The first one holds strings or lists of strings.
+            "text" only. The first one holds strings, or lists of them if it is called "tokens" in the result.
         work_dir: existing folder for the data.
         name: of the data in this folder.
 
@@ -134,43 +174,35 @@ def read_columns(files: Iterable[File], columns: Mapping[str, str], work_dir: Pa
         ValueError: if a file cannot be read, lacks a column or has another type of column than the files before it, or
             if there are no rows.
     """
-    files = list(files)
-    path = work_dir / f"{name}.arrow"
-    writer: pa.RecordBatchStreamWriter | None = None
-    schema: pa.Schema | None = None
-    try:
-        for file in files:
-            for table in _read(file, list(columns)):
-                table = table.rename_columns(list(columns.values()))
-                if writer is None:
-                    schema = table.schema
-                    writer = pa.RecordBatchStreamWriter(str(path), schema)
-                elif table.schema != schema:
-                    raise ValueError(f"{file} has {_types(table.schema)}, files or rows before it {_types(schema)}")
-                writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
-        raise ValueError(f"{[str(file) for file in files]}: all files are empty")
-    return datasets.Dataset.from_file(str(path))
+    tables = ((file, table) for file in files for table in _read(file, columns))
+    first = next(tables, None)
+    if first is None:
+        raise ValueError(f"{list(files)}: all files are empty")
+    path, schema = str(work_dir / f"{name}.arrow"), first[1].schema
+    with pa.RecordBatchStreamWriter(path, schema) as writer:
+        for file, table in chain([first], tables):
+            if table.schema != schema:
+                raise ValueError(f"{file} has {_types(table.schema)}, files or rows before it {_types(schema)}")
+            writer.write_table(table)
+    return datasets.Dataset.from_file(path)
 
 
 def _types(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _read(file: File, columns: list[str]) -> Iterator[pa.Table]:
-    kind = file.kind
-    reader = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}.get(kind, _lines)
+def _read(file: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    kind, words = suffix(file), TOKENS in columns.values()
+    readers = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    reader = readers.get(kind, _conll_rows if words else _lines)
+    text = pa.list_(pa.large_string()) if words else pa.large_string()
     try:
-        with file.open() as stream:
-            for table in reader(stream, columns):
-                missing = [name for name in columns if name not in table.column_names]
-                if missing:
+        with open_rows(file) as stream:
+            for table in reader(stream, list(columns), text):
+                if missing := [name for name in columns if name not in table.column_names]:
                     raise ValueError(f"there is no column {missing}, only {table.column_names}")
                 if table.num_rows:
-                    yield _large_strings(table.select(columns))
+                    yield _large_strings(table.select(list(columns))).rename_columns(list(columns.values()))
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {file} as {kind or 'text'}: {error}") from error
 
@@ -197,26 +229,22 @@ def blocks(stream: Any) -> Iterator[bytes]:
     while block := stream.read(BLOCK_BYTES):
         while block.endswith(b"\r") and (more := stream.read(1)):
             block += more
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         end = block.rfind(b"\n") + 1
-        if end == 0:
-            rest += block
-            continue
-        whole, rest = rest + block[:end], block[end:]
-        _check_utf8(whole, done)
-        done += len(whole)
-        yield whole
+        whole, rest = (rest + block[:end], block[end:]) if end else (b"", rest + block)
+        if whole:
+            yield _checked(whole, done)
+            done += len(whole)
     if rest:
-        _check_utf8(rest, done)
-        yield rest
+        yield _checked(rest, done)
 
 
-def _check_utf8(block: bytes, start: int) -> None:
+def _checked(block: bytes, start: int) -> bytes:
     try:
         block.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 near byte {start + error.start}: {error}") from error
+    return block
 
 
 def line_array(block: bytes) -> pa.Array:
@@ -226,28 +254,43 @@ def line_array(block: bytes) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(block))
 
 
-def _lines(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
+def _lines(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
     for block in blocks(stream):
         yield pa.table({"text": line_array(block)})
 
 
-def _json_rows(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
-    # Text is text, also where all of it looks like dates.
-    strings = pa.large_string() if columns[0] != "tokens" else pa.list_(pa.large_string())
+def _conll_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
+    """The sentences of a file: a line per word, in whose first column it is and in whose last its label."""
+    sentences: list[tuple[list[str], list[str]]] = [([], [])]
+    lines = (line for block in blocks(stream) for line in block.decode().removesuffix("\n").split("\n"))
+    for number, line in enumerate(lines, 1):
+        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+        if not any(cells) or cells[0].startswith("-DOCSTART-"):
+            sentences.append(([], []))
+            continue
+        if len(cells) < 2 or not cells[0] or not cells[-1]:
+            raise ValueError(f"line {number}: {line!r} must have a word and a label")
+        sentences[-1][0].append(cells[0])
+        sentences[-1][1].append(cells[-1])
+    rows = [dict(zip(columns, sentence, strict=True)) for sentence in sentences if sentence[0]]
+    yield pa.Table.from_pylist(rows, schema=pa.schema([(name, text) for name in columns]))
+
+
+def _json_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
     for block in blocks(stream):
         if not block.strip():
             continue
         table = pa.json.read_json(
             io.BytesIO(block),
             read_options=pa.json.ReadOptions(block_size=len(block) + 1),
-            parse_options=pa.json.ParseOptions(explicit_schema=pa.schema([(columns[0], strings)])),
+            parse_options=pa.json.ParseOptions(explicit_schema=pa.schema([(columns[0], text)])),
         )
         # A column of the schema is there even if no row has it.
         absent = table.column(columns[0]).null_count == table.num_rows
         yield table.drop_columns(columns[:1]) if absent else table
 
 
-def _csv_rows(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
+def _csv_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
     reader = pa.csv.open_csv(
         stream,
         read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
@@ -258,11 +301,8 @@ def _csv_rows(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def _parquet_rows(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
+def _parquet_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
     file = pa.parquet.ParquetFile(stream)
-    present = [name for name in columns if name in file.schema_arrow.names]
-    if present != columns:
-        yield pa.Table.from_batches([], file.schema_arrow)  # says which columns there are
-        return
+    yield file.schema_arrow.empty_table()  # says which columns there are
     for batch in file.iter_batches(batch_size=1000, columns=columns):
         yield pa.Table.from_batches([batch])

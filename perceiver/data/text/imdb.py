@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from perceiver.data.text.common import Task
-from perceiver.data.text.hub import HubTextDataModule
+from perceiver.data.hub import HubSplits
+from perceiver.data.text.common import Task, TextDataModule
 
 
-class ImdbDataModule(HubTextDataModule):
+class ImdbDataModule(TextDataModule):
     """IMDb reviews.
 
     Task clf trains with the 25,000 labelled reviews of the split "train". Tasks mlm and clm train with the 50,000 of
@@ -33,7 +33,6 @@ class ImdbDataModule(HubTextDataModule):
         revision: str | None = None,
         **kwargs: Any,
     ):
-        super().__init__(dataset_dir, repo_id, config_name, revision, **kwargs)
-
-    def splits(self) -> dict[str, str]:
-        return {"train": "train" if self.task is Task.clf else "unsupervised", "valid": "test", "test": "test"}
+        super().__init__(dataset_dir, **kwargs)
+        splits = {"train": "train" if self.task is Task.clf else "unsupervised", "valid": "test", "test": "test"}
+        self.raw_data = HubSplits(repo_id, config_name, revision, splits, num_workers=self.preproc_workers)

@@ -1,15 +1,10 @@
 """Files of text: lines of text files, rows of JSON lines, CSV and Parquet; local, or remote through fsspec."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import datasets
 
 from perceiver.data.text.common import Task, TextDataModule
 from perceiver.data.text.encoders import LABEL, TEXT
-from perceiver.data.text.files import File, find_files, read_columns
-from perceiver.data.text.hub import split_off
+from perceiver.data.text.files import FileSplits, file_source
 
 
 class LocalTextDataModule(TextDataModule):
@@ -53,39 +48,9 @@ class LocalTextDataModule(TextDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        if not 0 < valid_fraction < 1:
-            raise ValueError(f"valid_fraction={valid_fraction} must be in (0, 1)")
-        self.patterns = {"train": train_files, "valid": valid_files, "test": test_files}
-        self.valid_fraction = valid_fraction
-        self.columns = {text_column: TEXT}
-        if self.task is Task.clf:
-            self.columns[label_column] = LABEL
-            self.given_label_names = label_names
-
-    def identity(self) -> dict[str, Any]:
-        files = {split: [file.stamp() for file in found] for split, found in find_splits(self.patterns).items()}
-        fraction = {} if "valid" in files else {"valid_fraction": self.valid_fraction}
-        return {"files": files, "columns": self.columns, **fraction}
-
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        files = find_splits(self.patterns)
-        splits = {split: read_columns(found, self.columns, work_dir, split) for split, found in files.items()}
-        if "valid" in splits:
-            return splits
-        scattered = self.task is Task.clf  # files are often sorted by label
-        return {**splits, **split_off(splits["train"], None, self.valid_fraction, scattered=scattered)}
-
-
-def find_splits(patterns: Mapping[str, list[str] | str | None]) -> dict[str, list[File]]:
-    """Files of the splits that have patterns.
-
-    Raises:
-        ValueError: see `find_files`; also if a file is for training and for something else.
-    """
-    splits = {split: find_files(pattern) for split, pattern in patterns.items() if pattern is not None}
-    train = {file.stamp()[0] for file in splits["train"]}
-    for split in splits.keys() - {"train"}:
-        both = [str(file) for file in splits[split] if file.stamp()[0] in train]
-        if both:
-            raise ValueError(f"{both} are in train_files and in {split}_files: {split} text must not be trained on")
-    return splits
+        labelled = self.task is Task.clf
+        columns = {text_column: TEXT, label_column: LABEL} if labelled else {text_column: TEXT}
+        self.given_label_names = label_names if labelled else None
+        patterns = {"train": train_files, "valid": valid_files, "test": test_files}
+        # Files are often sorted by label.
+        self.raw_data = file_source(FileSplits(patterns, columns), valid_fraction, scattered=labelled)

@@ -5,7 +5,6 @@ running Python, so its numbers compare only within a Python version.
 """
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -25,11 +24,16 @@ class PydocTextDataModule(TextDataModule):
 
     def __init__(self, dataset_dir: str = ".cache/pydoc", **kwargs: Any):
         super().__init__(dataset_dir, **kwargs)
+        self.raw_data = Topics()
+
+
+class Topics:
+    """The source of the text."""
 
     def identity(self) -> dict[str, Any]:
         return {"text": hashlib.sha256(repr(split_topics()).encode()).hexdigest()}
 
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
+    def load(self, work_dir: Path) -> dict[str, datasets.Dataset]:
         return {split: datasets.Dataset.from_dict({"text": texts}) for split, texts in split_topics().items()}
 
 
@@ -47,8 +51,7 @@ def split_topics() -> dict[str, list[str]]:
             if paragraph.strip() not in seen:
                 seen.add(paragraph.strip())
                 paragraphs.append(paragraph.strip("\n"))
-        if not paragraphs:
-            continue
-        split = {3: "valid", 7: "test"}.get(number % 8, "train")
-        splits[split].append("".join(f"{paragraph}\n\n" for paragraph in paragraphs))
+        if paragraphs:
+            split = {3: "valid", 7: "test"}.get(number % 8, "train")
+            splits[split].append("".join(f"{paragraph}\n\n" for paragraph in paragraphs))
     return splits

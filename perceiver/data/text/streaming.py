@@ -15,7 +15,8 @@ ahead don't count. A resumed stream reads and tokenises one window again, no mor
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -27,26 +28,21 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.data.labels import STRINGS
 from perceiver.data.streams import DOCUMENTS, WINDOWS, stream
 from perceiver.data.text.collator import Batch
-from perceiver.data.text.encoders import STRINGS, TEXT
+from perceiver.data.text.encoders import TEXT
 from perceiver.data.text.files import forget_connections
 from perceiver.processing.tokenization import SPECIAL, encode, plain_text_tokenizer, tokenizer_name, word_ids
 
 State = dict[str, Any]
 NEW: State = {"pass": 0, "documents": None, "window": 0, "tokens": 0, "chunks": 0}
 
-
-@dataclass
-class Piece:
-    """Tokens of some documents, and the place of the first one: that many tokens after the start of a window."""
-
-    window: State
-    position: int
-    tokens: npt.NDArray[Any]
-    marks: npt.NDArray[np.int8]
+# A window, and tokens and marks (2, n) of some of its documents, from that token on.
+Piece = tuple[State, int, npt.NDArray[np.int64]]
 
 
+@dataclass(eq=False)
 class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
     """Batches of chunks, as `(stream, state after the batch, batch)`.
 
@@ -70,34 +66,31 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
         ValueError: if the tokenizer has no end-of-text token; later, if documents have no text.
     """
 
-    def __init__(
-        self,
-        documents: datasets.IterableDataset,
-        tokenizer: PreTrainedTokenizerBase,
-        collate: Callable[[Sequence[Any]], Batch],
-        *,
-        batch_size: int,
-        max_seq_len: int,
-        min_seq_len: int | None,
-        next_token: bool,
-        shuffle_window: int,
-        shuffle: bool,
-        concat_batch_size: int,
-        repeat: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-    ):
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"{tokenizer_name(tokenizer)} has no end-of-text token (eos_token) to separate documents")
-        self.documents, self.tokenizer, self.collate = documents, plain_text_tokenizer(tokenizer), collate
-        self.eos_token_id = int(tokenizer.eos_token_id)
-        self.batch_size, self.max_seq_len, self.min_seq_len = batch_size, max_seq_len, min_seq_len
-        self.next_token, self.repeat = next_token, repeat
-        self.shuffle_window, self.shuffle, self.concat_batch_size = shuffle_window, shuffle, concat_batch_size
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.states: dict[int, State] = {}  # where the streams of this process start
-        self.first = 0  # the stream of the first worker
+    documents: datasets.IterableDataset
+    tokenizer: PreTrainedTokenizerBase
+    collate: Callable[[Sequence[Any]], Batch]
+    _: KW_ONLY
+    batch_size: int
+    max_seq_len: int
+    min_seq_len: int | None
+    next_token: bool
+    shuffle_window: int
+    shuffle: bool
+    concat_batch_size: int
+    repeat: bool
+    seed: int
+    rank: int
+    world_size: int
+
+    states: dict[int, State] = field(init=False, default_factory=dict)  # where the streams of this process start
+    first: int = field(init=False, default=0)  # the stream of the first worker
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.eos_token_id is None:
+            name = tokenizer_name(self.tokenizer)
+            raise ValueError(f"{name} has no end-of-text token (eos_token) to separate documents")
+        self.eos_token_id = int(self.tokenizer.eos_token_id)
+        self.tokenizer = plain_text_tokenizer(self.tokenizer)
 
     def __iter__(self) -> Iterator[tuple[int, State, Batch]]:
         worker = get_worker_info()
@@ -106,15 +99,9 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
             forget_connections()
         local = (index + self.first) % num_workers
         number, total = self.rank * num_workers + local, self.world_size * num_workers
-        examples: list[dict[str, Any]] = []
-        state = NEW
-        for example, state in self._chunks(number, total, self.states.get(local, NEW)):
-            examples.append(example)
-            if len(examples) == self.batch_size:
-                yield local, state, self.collate(examples)
-                examples = []
-        if examples:
-            yield local, state, self.collate(examples)
+        chunks = self._chunks(number, total, self.states.get(local, NEW))
+        while batch := list(islice(chunks, self.batch_size)):
+            yield local, batch[-1][1], self.collate([example for example, _ in batch])
 
     def _chunks(self, number: int, total: int, state: State) -> Iterator[tuple[dict[str, Any], State]]:
         """Examples, each with the state after it."""
@@ -123,22 +110,21 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
         for piece in self._pieces(number, total, state):
             if piece is not None:
                 buffer.append(piece)
-                size += len(piece.tokens)
+                size += piece[2].shape[1]
             while True:
                 length = self._length(number, chunks)
                 if piece is None and self.next_token < size < length:
                     length = size  # the end of all documents
                 if size < length:
                     break
-                tokens, marks, after = _take(buffer, length)
+                (tokens, marks), after = _take(buffer, length)
                 size -= length
                 chunks += 1
-                example = {"index": chunks - 1, "epoch": number, "input_ids": tokens}
                 if self.next_token:
-                    example.update(input_ids=tokens[:-1], label_ids=tokens[1:])
+                    example = {"input_ids": tokens[:-1], "label_ids": tokens[1:]}
                 else:
-                    example["word_ids"] = word_ids(marks)
-                yield example, {**after, "chunks": chunks}
+                    example = {"input_ids": tokens, "word_ids": word_ids(marks)}
+                yield {**example, "index": chunks - 1, "epoch": number}, {**after, "chunks": chunks}
             if piece is None:
                 buffer.clear()
                 size = 0
@@ -159,11 +145,11 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
             for table in documents.iter(batch_size=self.shuffle_window):
                 window = {"pass": state["pass"], "documents": before, "window": index}
                 position = 0
-                for tokens, marks in self._tokenise(table, number, window):
-                    if position + len(tokens) > skip:
+                for encoded in self._tokenise(table, number, window):
+                    if position + encoded.shape[1] > skip:
                         start = max(skip - position, 0)
-                        yield Piece(window, position + start, tokens[start:], marks[start:])
-                    position += len(tokens)
+                        yield window, position + start, encoded[:, start:]
+                    position += encoded.shape[1]
                 before, index, skip = documents.state_dict(), index + 1, 0
             if index == 0 and self.repeat:
                 raise ValueError(f"stream {number} of {total} has no document: use fewer processes or workers")
@@ -179,9 +165,7 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
             shard = split_dataset_by_node(self.documents, rank=number, world_size=total)
         return shard.with_format("arrow")
 
-    def _tokenise(
-        self, table: pa.Table, number: int, window: State
-    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int8]]]:
+    def _tokenise(self, table: pa.Table, number: int, window: State) -> Iterator[npt.NDArray[np.int64]]:
         if TEXT not in table.column_names:
             raise ValueError(f"documents have no column {TEXT!r}, only {table.column_names}")
         column = table.column(TEXT)
@@ -194,25 +178,25 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
         for start in range(0, len(texts), self.concat_batch_size):
             encoded = encode(self.tokenizer, texts.slice(start, self.concat_batch_size))
             ends = encoded.offsets[1:]
-            yield np.insert(encoded.tokens, ends, self.eos_token_id), np.insert(encoded.marks, ends, SPECIAL)
+            tokens, marks = np.insert(encoded.tokens, ends, self.eos_token_id), np.insert(encoded.marks, ends, SPECIAL)
+            yield np.stack([tokens, marks]).astype(np.int64)
 
 
-def _take(buffer: deque[Piece], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8], State]:
-    """Removes tokens from the left; also returns the place after them."""
-    tokens, marks = [], []
+def _take(buffer: deque[Piece], length: int) -> tuple[npt.NDArray[np.int64], State]:
+    """Removes tokens and marks (2, `length`) from the left; also returns the place after them."""
+    parts = []
     while length > 0:
-        piece = buffer.popleft()
-        tokens.append(piece.tokens[:length])
-        marks.append(piece.marks[:length])
-        used = len(tokens[-1])
-        length -= used
-        piece = replace(piece, position=piece.position + used, tokens=piece.tokens[used:], marks=piece.marks[used:])
-    if len(piece.tokens):
-        buffer.appendleft(piece)
-    place = buffer[0] if buffer else piece
-    return np.concatenate(tokens).astype(np.int64), np.concatenate(marks), {**place.window, "tokens": place.position}
+        window, position, encoded = buffer.popleft()
+        parts.append(encoded[:, :length])
+        position += parts[-1].shape[1]
+        length -= parts[-1].shape[1]
+    if rest := encoded.shape[1] - parts[-1].shape[1]:
+        buffer.appendleft((window, position, encoded[:, -rest:]))
+    window, position, _ = buffer[0] if buffer else (window, position, None)
+    return np.concatenate(parts, axis=1), {**window, "tokens": position}
 
 
+@dataclass(eq=False)
 class StreamLoader:
     """Batches of a stream, with a state that a checkpoint takes along.
 
@@ -226,21 +210,18 @@ class StreamLoader:
         batches_per_epoch: None for a stream that ends.
     """
 
-    def __init__(
-        self,
-        stream: ChunkStream,
-        *,
-        settings: dict[str, Any],
-        num_workers: int,
-        pin_memory: bool,
-        batches_per_epoch: int | None = None,
-    ):
-        self.stream, self.num_workers, self.pin_memory = stream, num_workers, pin_memory
-        self.batches_per_epoch = batches_per_epoch
-        self.settings = {**settings, "world_size": stream.world_size, "num_workers": num_workers}
-        self.num_batches = 0  # handed out
-        self.states: dict[int, State] = {}
-        self.batches: Iterator[tuple[int, State, Batch]] | None = None
+    stream: ChunkStream
+    settings: dict[str, Any]
+    num_workers: int
+    pin_memory: bool
+    batches_per_epoch: int | None = None
+
+    num_batches: int = field(init=False, default=0)  # handed out
+    states: dict[int, State] = field(init=False, default_factory=dict)
+    batches: Iterator[tuple[int, State, Batch]] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.settings = {**self.settings, "world_size": self.stream.world_size, "num_workers": self.num_workers}
 
     def __len__(self) -> int:
         if self.batches_per_epoch is None:
@@ -273,11 +254,8 @@ class StreamLoader:
             torch.distributed.all_gather_object(states, self.states)
         # Without a process group there are only our own.
         rank = self.stream.rank if len(states) == 1 else 0
-        return {
-            "num_batches": self.num_batches,
-            "states": {rank + i: dict(of_rank) for i, of_rank in enumerate(states)},
-            "settings": self.settings,
-        }
+        by_rank = {rank + i: dict(of_rank) for i, of_rank in enumerate(states)}
+        return {"num_batches": self.num_batches, "states": by_rank, "settings": self.settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where the state was taken.
@@ -286,9 +264,7 @@ class StreamLoader:
             ValueError: if it was taken with other settings.
         """
         for name, value in self.settings.items():
-            if state["settings"].get(name) != value:
-                raise ValueError(
-                    f"the stream was begun with {name}={state['settings'].get(name)!r} and cannot go on with {value!r}"
-                )
+            if (begun := state["settings"].get(name)) != value:
+                raise ValueError(f"the stream was begun with {name}={begun!r} and cannot go on with {value!r}")
         self.num_batches, self.batches = state["num_batches"], None
         self.states = dict(state["states"].get(self.stream.rank, {}))

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from perceiver.data.text.hub import UnsplitHubTextDataModule
+from perceiver.data.hub import HubSplits, SplitOff
+from perceiver.data.text.common import TextDataModule
 
 
-class WikipediaDataModule(UnsplitHubTextDataModule):
+class WikipediaDataModule(TextDataModule):
     """Articles of Wikipedia; those for validation are drawn from all, the same each time.
 
     Args:
@@ -29,4 +30,6 @@ class WikipediaDataModule(UnsplitHubTextDataModule):
         source_valid_size: float | int = 0.05,
         **kwargs: Any,
     ):
-        super().__init__(dataset_dir, repo_id, config_name, revision, source_train_size, source_valid_size, **kwargs)
+        super().__init__(dataset_dir, **kwargs)
+        source = HubSplits(repo_id, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
+        self.raw_data = SplitOff(source, source_train_size, source_valid_size, scattered=True)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from perceiver.data.text.hub import HubTextDataModule
+from perceiver.data.hub import HubSplits
+from perceiver.data.text.common import TextDataModule
 
 
-class WikiTextDataModule(HubTextDataModule):
+class WikiTextDataModule(TextDataModule):
     """WikiText, or any data set with the splits train, validation, test and a column `text`.
 
     Args:
@@ -25,7 +26,6 @@ class WikiTextDataModule(HubTextDataModule):
         revision: str | None = None,
         **kwargs: Any,
     ):
-        super().__init__(dataset_dir, repo_id, config_name, revision, **kwargs)
-
-    def splits(self) -> dict[str, str]:
-        return {"train": "train", "valid": "validation", "test": "test"}
+        super().__init__(dataset_dir, **kwargs)
+        splits = {"train": "train", "valid": "validation", "test": "test"}
+        self.raw_data = HubSplits(repo_id, config_name, revision, splits, num_workers=self.preproc_workers)

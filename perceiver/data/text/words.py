@@ -7,27 +7,27 @@ A sentence becomes text, its words with a space between them, and labels of word
 (`encoders.WordEncoder`); `word_scores` gets back to words.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 
-from perceiver.data.text.base import CachedTextDataModule
+from perceiver.data.cache import Cache, source_key
+from perceiver.data.checks import check_least
+from perceiver.data.hub import HubSplits
+from perceiver.data.module import DataModule
 from perceiver.data.text.collator import DefaultCollator
-from perceiver.data.text.corpus import Encoder, LabelledWords
+from perceiver.data.text.common import count_tokens, load_tokenizer, make_preprocessor
+from perceiver.data.text.corpus import LabelledWords, write_corpus
 from perceiver.data.text.encoders import TAGS, TOKENS, WordEncoder
-from perceiver.data.text.files import File, blocks, read_columns
-from perceiver.data.text.hub import hub_identity, load_splits, split_off
-from perceiver.data.text.local import find_splits
-from perceiver.processing.tokenization import special_ids
+from perceiver.data.text.files import FileSplits, file_source
+from perceiver.processing.text import PaddingSide, check_text_arguments
+from perceiver.processing.tokenization import special_ids, tokenizer_fingerprint
 
 
-class WordLabelsDataModule(CachedTextDataModule[LabelledWords]):
+class WordLabelsDataModule(DataModule):
     """Serves batches `(labels, input_ids, pad_mask)`, each (B, n), with a label per token.
 
     Labels are -100 at special tokens, padding and spaces between words. An example is a sentence; one that is too long
@@ -42,15 +42,19 @@ class WordLabelsDataModule(CachedTextDataModule[LabelledWords]):
         add_special_tokens: add what the tokenizer adds around a text, for example [CLS] and [SEP].
         preproc_batch_size: sentences that a preprocessing worker holds in memory.
         preproc_workers: preprocessing processes.
-        batch_size: training examples per batch.
-        valid_batch_size: validation and test examples per batch, `batch_size` by default.
-        num_workers: processes that load batches.
-        pin_memory: copy batches to page-locked memory where there is a CUDA device.
-        seed: of the order of training examples, not negative.
+        **kwargs: see `DataModule`.
+
+    Attributes:
+        raw_data: source of sentences: lists of words in a column `tokens`, lists of their labels in a column `tags`.
 
     Raises:
         ValueError: if an argument is out of range; later, if labels are missing or unknown.
     """
+
+    cache: Cache
+    tokenizer, vocab_size = cached_property(load_tokenizer), property(count_tokens)
+    text_preprocessor = make_preprocessor
+    padding_side: PaddingSide = "right"
 
     def __init__(
         self,
@@ -61,53 +65,42 @@ class WordLabelsDataModule(CachedTextDataModule[LabelledWords]):
         add_special_tokens: bool = False,
         preproc_batch_size: int = 1000,
         preproc_workers: int = 1,
-        batch_size: int = 64,
-        valid_batch_size: int | None = None,
-        num_workers: int = 2,
-        pin_memory: bool = True,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(
-            dataset_dir,
-            tokenizer,
-            max_seq_len,
-            add_special_tokens=add_special_tokens,
-            padding_side="right",
-            preproc_batch_size=preproc_batch_size,
-            preproc_workers=preproc_workers,
-            batch_size=batch_size,
-            valid_batch_size=valid_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            seed=seed,
-        )
-        self.given_label_names = label_names
+        super().__init__(**kwargs)
+        check_text_arguments(max_seq_len, self.padding_side)
+        check_least(1, preproc_batch_size=preproc_batch_size, preproc_workers=preproc_workers)
+        self.tokenizer_source, self.max_seq_len, self.given_label_names = tokenizer, max_seq_len, label_names
+        self.preproc_batch_size, self.preproc_workers = preproc_batch_size, preproc_workers
+        self.add_special_tokens = add_special_tokens
+        self.cache = Cache(dataset_dir, self._cache_key, self._fill_cache)
+
+    @property
+    def chunks(self) -> dict[str, LabelledWords]:
+        """Examples by split, after `setup`."""
+        return self.examples
 
     @cached_property
     def label_names(self) -> list[str]:
         """Names of the labels 0, 1, ... The text is preprocessed if the cache has to say what they are."""
-        return self.given_label_names or self.cached_label_names()
+        return self.given_label_names or self.cache.read("label_names.json")
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.label_names)
-
-    @abstractmethod
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        """Reads the splits: columns `tokens`, lists of words, and `tags`, lists of labels."""
-
-    def corpus_kind(self) -> dict[str, Any]:
-        return {"labels": "words", "label_names": self.given_label_names}
-
-    def encoder(self, splits: Mapping[str, datasets.Dataset]) -> Encoder:
-        return WordEncoder(self.tokenizer, splits, self.given_label_names)
-
-    def examples(self, split: str) -> LabelledWords:
-        around = special_ids(self.tokenizer) if self.add_special_tokens else ((), ())
-        return LabelledWords(self.cache_dir, split, self.max_seq_len, around)
-
-    def collator(self, static: bool) -> DefaultCollator:
+    def collate_function(self, *, training: bool) -> DefaultCollator:
         return DefaultCollator(self.tokenizer, self.padding_side)
+
+    def load_examples(self) -> dict[str, LabelledWords]:
+        around = special_ids(self.tokenizer) if self.add_special_tokens else ((), ())
+        return {split: LabelledWords(self.cache_dir, split, self.max_seq_len, around) for split in self.cache.splits()}
+
+    def _cache_key(self) -> dict[str, Any]:
+        kind = {"labels": "words", "label_names": self.given_label_names}
+        return {"data": source_key(self.raw_data), "tokenizer": tokenizer_fingerprint(self.tokenizer), **kind}
+
+    def _fill_cache(self, work: Path, result: Path) -> None:
+        self.collate_function(training=True)  # an unfit tokenizer is an error now, not after preprocessing
+        splits = self.raw_data.load(work)
+        encode = WordEncoder(self.tokenizer, splits, self.given_label_names)
+        write_corpus(work, result, splits, encode, self.preproc_batch_size, self.preproc_workers)
 
 
 class TokenClassificationDataModule(WordLabelsDataModule):
@@ -137,28 +130,11 @@ class TokenClassificationDataModule(WordLabelsDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        self.repo_id, self.config_name, self.revision = repo_id, config_name, revision
-        self.columns = {tokens_column: TOKENS, tags_column: TAGS}
-        self.splits = splits or {"train": "train", "valid": "validation", "test": "test"}
-        if not {"train", "valid"} <= self.splits.keys() <= {"train", "valid", "test"}:
-            raise ValueError(f"splits={self.splits} must have train and valid, and may have test")
-
-    def identity(self) -> dict[str, Any]:
-        source = hub_identity(self.repo_id, self.config_name, self.revision)
-        return {**source, "columns": self.columns, "splits": self.splits}
-
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        found = load_splits(self.repo_id, self.config_name, self.revision, self.splits, work_dir)
-        for split, documents in found.items():
-            missing = [column for column in self.columns if column not in documents.column_names]
-            if missing:
-                raise ValueError(f"split {split!r} has no column {missing}, only {documents.column_names}")
-        return {
-            split: documents.select_columns(list(self.columns)).rename_columns(
-                {theirs: ours for theirs, ours in self.columns.items() if theirs != ours}
-            )
-            for split, documents in found.items()
-        }
+        splits = splits or {"train": "train", "valid": "validation", "test": "test"}
+        if not {"train", "valid"} <= splits.keys() <= {"train", "valid", "test"}:
+            raise ValueError(f"splits={splits} must have train and valid, and may have test")
+        columns = {tokens_column: TOKENS, tags_column: TAGS}
+        self.raw_data = HubSplits(repo_id, config_name, revision, splits, columns)
 
 
 class LocalTokenClassificationDataModule(WordLabelsDataModule):
@@ -198,67 +174,9 @@ class LocalTokenClassificationDataModule(WordLabelsDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        if not 0 < valid_fraction < 1:
-            raise ValueError(f"valid_fraction={valid_fraction} must be in (0, 1)")
-        self.patterns = {"train": train_files, "valid": valid_files, "test": test_files}
-        self.valid_fraction = valid_fraction
-        self.columns = {tokens_column: TOKENS, tags_column: TAGS}
-
-    def identity(self) -> dict[str, Any]:
-        files = {split: [file.stamp() for file in found] for split, found in find_splits(self.patterns).items()}
-        fraction = {} if "valid" in files else {"valid_fraction": self.valid_fraction}
-        return {"files": files, "columns": self.columns, **fraction}
-
-    def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
-        splits = {}
-        for split, files in find_splits(self.patterns).items():
-            kinds = {file.kind for file in files}
-            if kinds <= {".jsonl", ".json", ".parquet"}:
-                splits[split] = read_columns(files, self.columns, work_dir, split)
-            elif kinds & {".jsonl", ".json", ".parquet", ".csv"}:
-                raise ValueError(f"{[str(file) for file in files]} must be all CoNLL, or all JSON lines or Parquet")
-            else:
-                splits[split] = datasets.Dataset.from_dict(conll_sentences(files))
-        if "valid" in splits:
-            return splits
-        return {**splits, **split_off(splits["train"], None, self.valid_fraction, scattered=True)}
-
-
-def conll_sentences(files: list[File]) -> dict[str, list[list[str]]]:
-    """Words and labels of each sentence, see `LocalTokenClassificationDataModule`.
-
-    Raises:
-        ValueError: if a file cannot be read, or a line has no label.
-    """
-    tokens: list[list[str]] = []
-    tags: list[list[str]] = []
-    for file in files:
-        inside = False
-        for number, line in enumerate(_lines(file), 1):
-            columns = [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
-            if not any(columns) or columns[0].startswith("-DOCSTART-"):
-                inside = False
-                continue
-            if len(columns) < 2 or not columns[0] or not columns[-1]:
-                raise ValueError(f"{file}, line {number}: {line!r} must have a word and a label")
-            if not inside:
-                tokens.append([])
-                tags.append([])
-            inside = True
-            tokens[-1].append(columns[0])
-            tags[-1].append(columns[-1])
-    if not tokens:
-        raise ValueError(f"{[str(file) for file in files]}: no sentence is in any of the files")
-    return {TOKENS: tokens, TAGS: tags}
-
-
-def _lines(file: File) -> Iterator[str]:
-    try:
-        with file.open() as stream:
-            for block in blocks(stream):
-                yield from block.decode().removesuffix("\n").split("\n")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+        patterns = {"train": train_files, "valid": valid_files, "test": test_files}
+        columns = {tokens_column: TOKENS, tags_column: TAGS}
+        self.raw_data = file_source(FileSplits(patterns, columns), valid_fraction, scattered=True)
 
 
 def word_scores(word_ids: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -105,7 +105,7 @@ def test_the_cache_depends_on_everything_that_changes_it(prepared, fast_tokenize
         {"tokenizer": fast_tokenizer_dir},
     ):
         assert prepared(**change).reads == 1, change
-    monkeypatch.setattr("perceiver.data.text.base.FORMAT_VERSION", 1)
+    monkeypatch.setattr("perceiver.data.cache.FORMAT_VERSION", 1)
     assert prepared().reads == 1
 
 

@@ -15,6 +15,7 @@ from transformers import PerceiverTokenizer
 from perceiver.data.text.corpus import TokenChunks, write_corpus
 from perceiver.data.text.encoders import TextEncoder
 from perceiver.processing.tokenization import encode
+from tests.data.named_cache import NamedCache
 from tests.data.text.conftest import word_piece_tokenizer
 
 BYTES = PerceiverTokenizer()
@@ -26,14 +27,12 @@ def write(
     directory: Path, texts=LINES, tokenizer=BYTES, add_special_tokens=False, batch_size=4, num_workers=1, **columns
 ) -> None:
     data = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(columns or {"text": texts})
-    write_corpus(
-        directory,
-        {"made": "here"},
-        lambda work: {"train": data},
-        lambda splits: TextEncoder(tokenizer, splits, add_special_tokens),
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
+    splits, sizes = {"train": data}, {"batch_size": batch_size, "num_workers": num_workers}
+
+    def fill(work: Path, result: Path) -> None:
+        write_corpus(work, result, splits, TextEncoder(tokenizer, splits, add_special_tokens), **sizes)
+
+    NamedCache(directory, fill).prepare()
 
 
 def rows(directory: Path, max_seq_len: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -229,9 +228,17 @@ def test_a_split_without_an_example(tmp_path):
         flat_chunks(tmp_path, [1], 4, next_token=True)
 
 
+def test_arrays_that_do_not_go_together(tmp_path):
+    write(tmp_path / "c", ["abc"])
+    np.save(tmp_path / "c" / "train.marks.npy", np.ones(2, np.int8))
+    with pytest.raises(ValueError, match="c is damaged, delete it: 3 tokens, 2 marks of 'train'"):
+        TokenChunks(tmp_path / "c", "train", 6)
+
+
 def test_bytes_of_the_raw_text(tmp_path):
     write(tmp_path / "c", ["häßlich ☕", "", None, "abc"], add_special_tokens=True)
     assert json.loads((tmp_path / "c" / "num_bytes.json").read_text()) == {"train": len("häßlich ☕abc".encode())}
+    assert TokenChunks(tmp_path / "c", "train", 6).num_bytes == len("häßlich ☕abc".encode())
 
 
 def test_items_carry_index_and_epoch(tmp_path):
@@ -281,12 +288,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, error, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     names = {"key.json", "num_bytes.json", "train.tokens.npy", "train.marks.npy"}
     assert {path.name for path in (tmp_path / "c").iterdir()} == names
-
-
-def test_the_faster_of_two_processes_wins(tmp_path):
-    write(tmp_path / "c", ["first"])
-    write(tmp_path / "c", ["second"])
-    assert flat(rows(tmp_path / "c", 9)[0]) == encode(BYTES, ["first"]).tokens.tolist()
 
 
 def test_bad_input(tmp_path):

@@ -201,7 +201,7 @@ def test_remote_files(tmp_path, byte_tokenizer_dir):
     remote = fsspec.filesystem("memory")
     remote.pipe({"/texts/a.txt": b"one\n", "/texts/b.jsonl": b'{"text": "two "}\n', "/texts/c.bin": b"no"})
     try:
-        assert [str(file) for file in find_files("memory://texts")] == [
+        assert find_files("memory://texts") == [
             "memory:///texts/a.txt",
             "memory:///texts/b.jsonl",
         ]

@@ -306,7 +306,8 @@ def test_what_the_command_line_links_is_there(module):
     assert (data.vocab_size, data.max_seq_len) == (262, 23)
     assert data.text_preprocessor().preprocess("a")[0].tolist() == [103]
     defaults = C4DataModule("deepmind/language-perceiver", 512)
-    assert (defaults.repo_id, defaults.config_name, defaults.revision) == ("allenai/c4", "en", None)
+    source = defaults.raw_data
+    assert (source.repo_id, source.config_name, source.revision) == ("allenai/c4", "en", None)
 
 
 @pytest.mark.parametrize(

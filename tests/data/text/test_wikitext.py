@@ -76,7 +76,7 @@ def test_config_and_files_are_part_of_the_cache_key(tmp_path, module):
 
 def test_the_order_of_the_file_system_is_not_part_of_the_cache_key(tmp_path, monkeypatch):
     folder = hub_folder(tmp_path / "wikitext")
-    identity = WikiTextDataModule(repo_id=str(folder), tokenizer="unused", max_seq_len=32).identity
+    identity = WikiTextDataModule(repo_id=str(folder), tokenizer="unused", max_seq_len=32).raw_data.identity
     found, names = list(folder.rglob("*")), identity()["files"]
     assert len(names) == 7
     for order in (found, found[::-1]):
@@ -94,4 +94,5 @@ def test_bad_folders(tmp_path, module):
 
 def test_defaults_are_the_hubs():
     data = WikiTextDataModule(tokenizer="deepmind/language-perceiver", max_seq_len=512)
-    assert (data.repo_id, data.config_name, data.revision) == ("Salesforce/wikitext", "wikitext-103-raw-v1", None)
+    source = data.raw_data
+    assert (source.repo_id, source.config_name, source.revision) == ("Salesforce/wikitext", "wikitext-103-raw-v1", None)

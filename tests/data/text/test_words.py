@@ -211,9 +211,9 @@ def test_files_of_rows_and_validation_from_everywhere(tmp_path, module):
 @pytest.mark.parametrize(
     ("content", "change", "message"),
     [
-        ("Ada\n", {}, r"train.txt, line 1: 'Ada' must have a word and a label"),
+        ("Ada\n", {}, r"cannot read .*train.txt as .txt: line 1: 'Ada' must have a word and a label"),
         ("Ada B-PER\n\n x\tB\n\tO\n", {}, r"line 4: '\\tO' must have a word and a label"),
-        ("\n\n", {}, "no sentence is in any of the files"),
+        ("\n\n", {}, "all files are empty"),
         ("Ada B-PER\n\na B-PER\n", {"label_names": ["O"]}, r"label 'B-PER' in column 'tags' is none of \['O'\]"),
         ("Ada O\n", {"valid_fraction": 1}, r"valid_fraction=1 must be in \(0, 1\)"),
         ("Ada O\n", {}, "1 documents cannot be split"),
@@ -243,14 +243,30 @@ def test_bad_rows(tokens, tags, message):
         WordEncoder(BYTES, {"train": documents}, NAMES)(documents.with_format("arrow")[:])
 
 
-def test_mixed_files(tmp_path, module):
-    (tmp_path / "b.jsonl").write_text('{"tokens": ["a"], "tags": ["O"]}\n')
+def test_files_of_several_formats(tmp_path, module):
+    """Columns may have any names; labels are of one kind."""
+    valid = write_conll(tmp_path / "valid.txt")
+    (tmp_path / "b.jsonl").write_text('{"words": ["2020-01-01", "b"], "kinds": ["B-DATE", "O"]}\n')
     files = [write_conll(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")]
-    with pytest.raises(ValueError, match="must be all CoNLL, or all JSON lines or Parquet"):
-        module(train_files=files)
+    data = module(train_files=files, valid_files=valid, tokens_column="words", tags_column="kinds")
+    sentences = [BYTES.decode(data.chunks["train"][i]["input_ids"]) for i in range(3)]
+    assert sentences == ["Zoë Müller lives", "in Köln", "2020-01-01 b"]
+    assert data.label_names == ["O", "B-DATE", "B-LOC", "B-PER", "I-PER"]
+    (tmp_path / "c.jsonl").write_text('{"tokens": ["a"], "tags": [0]}\n')
+    with pytest.raises(
+        ValueError, match=r"c.jsonl has .* tags: list<\w+: int64>, files or rows before it .*large_string"
+    ):
+        module(train_files=[*files[:1], str(tmp_path / "c.jsonl")], valid_files=valid)
+
+
+def test_unreadable_conll(tmp_path, module):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 O\n")
-    with pytest.raises(ValueError, match=r"cannot read .*latin.txt: it is not UTF-8"):
+    with pytest.raises(ValueError, match=r"cannot read .*latin.txt as .txt: it is not UTF-8"):
         module(train_files=str(tmp_path / "latin.txt"))
+    (tmp_path / "a.csv").write_text("tokens,tags\na,O\n")
+    valid = write_conll(tmp_path / "valid.txt")
+    with pytest.raises(ValueError, match=r"column 'tokens' of split 'train' must hold lists of strings, not"):
+        module(train_files=str(tmp_path / "a.csv"), valid_files=valid)
 
 
 def test_long_sentences_are_cut_between_words(tmp_path):

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import datasets
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings, strategies as st
 
 from perceiver.data.text import (
     BookCorpusDataModule,
@@ -18,7 +16,6 @@ from perceiver.data.text import (
     WikipediaDataModule,
     WikiTextDataModule,
 )
-from perceiver.data.text.hub import split_off
 
 TOKENIZER = "deepmind/language-perceiver"
 
@@ -109,31 +106,6 @@ def test_data_sets_without_validation_split(tmp_path, options, module):
             module(source_valid_size=size, **source, **options)
 
 
-@given(
-    st.integers(2, 60),
-    st.none() | st.integers(1, 20) | st.floats(0.01, 0.6),
-    st.integers(1, 20) | st.floats(0.01, 0.6),
-    st.booleans(),
-)
-@settings(max_examples=100, deadline=None)
-def test_split_off(total, train_size, valid_size, scattered):
-    documents = datasets.Dataset.from_dict({"i": list(range(total))})
-    try:
-        splits = split_off(documents, train_size, valid_size, scattered=scattered)
-    except ValueError as error:
-        assert "documents cannot be split" in str(error)
-        return
-    train, valid = (list(splits[name]["i"]) for name in ("train", "valid"))
-    assert train
-    assert len(valid) == (valid_size if valid_size >= 1 else max(1, round(total * valid_size)))
-    assert not set(train) & set(valid)
-    assert (train, valid) == (sorted(train), sorted(valid))
-    if train_size is None:
-        assert len(train) + len(valid) == total
-    if not scattered:
-        assert valid == list(range(total - len(valid), total))
-
-
 def test_enwik8(tmp_path, options):
     """Exactly the bytes of the file; splits end between characters; archives and plain files are the same."""
     import zipfile
@@ -165,7 +137,9 @@ def test_bad_enwik8(tmp_path, options):
             prepared(Enwik8DataModule(source=str(tmp_path / name), **options))
     with pytest.raises(ValueError, match="'missing' is no file"):
         prepared(Enwik8DataModule(source="missing", **options))
-    assert Enwik8DataModule(tokenizer=TOKENIZER, max_seq_len=8).source == "https://mattmahoney.net/dc/enwik8.zip"
+    assert (
+        Enwik8DataModule(tokenizer=TOKENIZER, max_seq_len=8).raw_data.source == "https://mattmahoney.net/dc/enwik8.zip"
+    )
 
 
 def test_defaults_are_the_hubs():
@@ -178,7 +152,8 @@ def test_defaults_are_the_hubs():
     }
     for module, defaults in modules.items():
         data = module(tokenizer=TOKENIZER, max_seq_len=8)
-        assert (data.repo_id, data.config_name, data.revision) == defaults
+        identity = data.raw_data.identity()
+        assert (identity["repo_id"], identity["config_name"], identity["revision"]) == defaults
         supported = {task for task in Task if _accepts(module, task)}
         assert supported == {Task.mlm, Task.clm, *([Task.clf] if module is ImdbDataModule else [])}
     assert LocalTextDataModule.tasks == (Task.mlm, Task.clm, Task.clf)
@@ -196,8 +171,8 @@ def _accepts(module: type[TextDataModule], task: Task) -> bool:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("key.json", "{}", "was made with format_version=None, not 3: delete it"),
-        ("key.json", '{"format_version": 2}', "was made with format_version=2, not 3: delete it"),
+        ("key.json", "{}", "was made with format_version=None, not 4: delete it"),
+        ("key.json", '{"format_version": 2}', "was made with format_version=2, not 4: delete it"),
         ("key.json", "[]", "is no cache of this version, delete it: key.json holds"),
         ("key.json", "{", "is no cache of this version, delete it: "),
         ("train.tokens.npy", "", "is damaged, delete it: "),
