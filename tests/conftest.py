@@ -1,4 +1,4 @@
-"""What holds for every test: offline, one seed, one default dtype, no more threads than the machine has.
+"""What holds for every test: offline, no clock, one seed, one default dtype, no more threads than the machine has.
 
 The environment is set before anything imports a Hugging Face library, because those read it at import.
 """
@@ -19,6 +19,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Hypothesis's own profile: the same examples in each run, and no limit of time that a busy machine could exceed
+settings.load_profile("ci")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -67,7 +67,7 @@ def test_ranks_share_an_epoch(chunks):
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 3), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ranks_have_every_example_once_and_as_many(size, num_replicas, epoch, shuffle):
     """What is left over is repeated, marked as such."""
     keys = []

@@ -50,7 +50,7 @@ def test_without_arguments_it_is_the_official_preprocessing(shape):
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 17), st.integers(1, 17), st.booleans(), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_size_is_processed_as_in_transformers(height, width, out_height, out_width, crop, floating):
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
     image = (image / 255).astype(np.float32) if floating else image

@@ -118,7 +118,7 @@ def on_grid(notes: list[Note]) -> Counter[tuple[int, int, int, int]]:
 
 
 @given(pieces(overlapping=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_round_trip_is_exact(midi):
     """To 10 ms and the bucket of the velocity, pedal included. Instruments have pitches of their own here."""
     ids = encode_midi(midi)
@@ -129,7 +129,7 @@ def test_round_trip_is_exact(midi):
 
 
 @given(pieces(overlapping=True, pedal=False, shortest=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_note_is_lost_where_a_pitch_sounds_twice(midi):
     """Which note off is for which note is not in the tokens; which there are, and when, is."""
     notes = [n for instrument in midi.instruments for n in instrument.notes]
@@ -140,7 +140,7 @@ def test_no_note_is_lost_where_a_pitch_sounds_twice(midi):
 
 
 @given(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_ids_decode(ids):
     """As a model may generate them: in time order, and what is decoded can be encoded if it was not padding."""
     notes = decode_midi(ids).instruments[0].notes
@@ -277,7 +277,7 @@ def test_transpose_and_change_tempo():
 
 
 @given(pieces(overlapping=False, shortest=20), st.floats(1, 2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_changed_tempo(midi, factor):
     ids = np.array(encode_midi(midi), np.int64)
     before, after = (

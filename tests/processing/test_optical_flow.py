@@ -90,7 +90,7 @@ def test_recorded_grids() -> None:
 
 
 @given(SIZES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_tiles_cover_every_pixel_and_overlap_enough(sizes: Any) -> None:
     patch_size, overlap, image_shape = sizes
     grid = OpticalFlowProcessor(patch_size, overlap).grid(image_shape)
@@ -112,7 +112,7 @@ def test_widths_that_the_format_could_not_do() -> None:
 
 
 @given(SIZES, st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tiles_that_agree_give_what_they_say(sizes: Any, batch_size: int) -> None:
     """Whatever the size: features are of the right pixels, and blending is a mean."""
     patch_size, overlap, image_shape = sizes

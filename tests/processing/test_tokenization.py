@@ -43,7 +43,7 @@ def test_recorded_word_ids(case):
 
 
 @given(TEXTS, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bytes_equal_perceiver_tokenizer_and_round_trip(texts, add_special_tokens):
     encoded = encode(BYTES, texts, add_special_tokens)
     documents = np.split(encoded.tokens, encoded.offsets[1:-1]) if texts else []
@@ -55,7 +55,7 @@ def test_bytes_equal_perceiver_tokenizer_and_round_trip(texts, add_special_token
 
 
 @given(TEXTS, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bytes_words_equal_a_naive_loop(texts, add_special_tokens):
     expected = []
     for text in texts:
@@ -133,7 +133,7 @@ def test_sentencepiece_takes_written_special_tokens_for_text(xlnet, text):
 
 
 @given(st.lists(st.text() | st.text(alphabet="the statemn.\n\u2581\ufffe☕"), max_size=4), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_sentencepiece_is_otherwise_the_same(xlnet_tokenizer_dir, texts, add_special_tokens):
     tokenizer = AutoTokenizer.from_pretrained(xlnet_tokenizer_dir)
     plain = plain_text_tokenizer(tokenizer)

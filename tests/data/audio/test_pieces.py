@@ -126,7 +126,7 @@ def contains(ids: list[int], part: list[int]) -> bool:
 
 
 @given(st.integers(1, 90), st.one_of(st.none(), st.integers(1, 90)), st.integers(0, 3), st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_random_windows_are_parts_of_one_piece(directory, max_seq_len, min_seq_len, seed, epoch):
     min_seq_len = None if min_seq_len is None else min(min_seq_len, max_seq_len)
     data = examples(directory, max_seq_len, random=True, min_seq_len=min_seq_len, seed=seed)

@@ -43,7 +43,7 @@ def centres(clip: Clip) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(9, 40), st.integers(9, 40), st.integers(1, 300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_values_are_in_range(seed: int, num_frames: int, height: int, width: int, num_samples: int) -> None:
     clip = synthetic_clip(num_frames, (height, width), num_samples, np.random.default_rng(seed))
     assert clip.video.shape == (num_frames, height, width, 3) and clip.video.dtype == np.float32

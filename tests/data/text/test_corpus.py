@@ -75,7 +75,7 @@ def test_workers_change_nothing(tmp_path):
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=8), st.integers(1, 30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_chunking_conserves_every_token(tmp_path_factory, texts, max_seq_len):
     directory = tmp_path_factory.mktemp("corpus")
     encoded = encode(BYTES, ["x", *texts])
@@ -130,7 +130,7 @@ def test_recorded_causal_items(tmp_path):
 
 
 @given(st.integers(2, 200), st.integers(1, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_a_label_and_how_often(tmp_path_factory, num_tokens, max_seq_len):
     """Every token is once in a chunk, and once a label unless it is the first of its chunk."""
     directory = tmp_path_factory.mktemp("corpus")
@@ -178,7 +178,7 @@ def test_recorded_random_truncation(tmp_path):
     seed=st.integers(0, 2**63),
     epoch=st.integers(0, 2**40),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_windows(tmp_path_factory, num_tokens, max_seq_len, next_token, shift, min_seq_len, seed, epoch):
     options = {"next_token": next_token, "shift": shift, "min_seq_len": min_seq_len, "seed": seed}
     directory = tmp_path_factory.mktemp("corpus")

@@ -223,7 +223,7 @@ def test_remote_files(tmp_path, byte_tokenizer_dir):
 
 
 @given(st.lists(st.text(alphabet="ab\n\r é☕"), max_size=5), st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_blocks_are_whole_lines_whatever_their_size(texts, size):
     """Equal to Python's lines of a text file."""
     content = "".join(texts).encode()

@@ -97,7 +97,7 @@ def save(directory: Path, arrays: dict[str, np.ndarray], max_seq_len: int, speci
 
 
 @given(st.lists(SENTENCES, min_size=1, max_size=5), st.integers(3, 25))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_words_and_labels_come_back_from_bytes(tmp_path_factory, sentences, max_seq_len):
     """Whatever the characters and wherever a sentence is cut: each byte once, words whole where they fit."""
     examples = save(tmp_path_factory.mktemp("words"), encode(BYTES, sentences), max_seq_len, ([4], [5]))
@@ -129,7 +129,7 @@ def test_words_and_labels_come_back_from_bytes(tmp_path_factory, sentences, max_
         max_size=3,
     )
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_words_of_a_fast_tokenizer(xlnet_tokenizer_dir, sentences):
     tokenizer = _loaded(xlnet_tokenizer_dir)
     arrays = encode(tokenizer, sentences)

@@ -41,7 +41,7 @@ def assert_flow_is_right(example: FlowExample) -> None:
 
 
 @given(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), st.booleans(), st.booleans(), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_flow_stays_right(shift: tuple[int, int], horizontally: bool, vertically: bool, data: Any) -> None:
     part = crop(moved(shift), (H - 3, W - 4), lambda n: data.draw(st.integers(0, n - 1)))
     assert part.valid.shape == (H - 3, W - 4)

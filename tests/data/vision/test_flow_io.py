@@ -77,7 +77,7 @@ def test_kitti_by_its_definition(tmp_path: Path) -> None:
 
 
 @given(FLOWS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_round_trips(example: tuple[np.ndarray, np.ndarray]) -> None:
     flow, valid = example
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ def warped_back(example: FlowExample) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(SHAPES, DISPLACEMENTS, SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_warping_the_second_frame_back_gives_the_first(
     shape: tuple[int, int], max_displacement: float, seed: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_wrong_flow_is_noticed() -> None:
 
 
 @given(SHAPES, DISPLACEMENTS, SEEDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_motion_is_smooth_and_inverted(shape: tuple[int, int], max_displacement: float, seed: int) -> None:
     points, random = grid(shape), np.random.default_rng(seed)
     motion = Motion(points, max_displacement, random)

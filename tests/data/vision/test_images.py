@@ -176,7 +176,7 @@ def test_wrong_arrays(images, labels, message):
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.floats(0, 0.5), st.floats(0, 0.4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_splits_have_each_image_once_and_each_class_in_proportion(counts, valid_fraction, test_fraction):
     fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))

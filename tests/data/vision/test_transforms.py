@@ -38,7 +38,7 @@ def gradient(mode: str = "RGB") -> Image.Image:
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0.01, 1), st.integers(0, 1000))
 @example(1, 300, 0.5, 0)
 @example(300, 1, 0.5, 0)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_crop_boxes_lie_within_the_image(width, height, min_area, seed):
     left, top, right, bottom = random_crop_box(width, height, min_area, rng(seed))
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
@@ -148,7 +148,7 @@ def test_rand_augment_applies_as_many_operations_with_both_directions(monkeypatc
 
 
 @given(st.integers(0, 2**32), st.integers(5, 40), st.integers(5, 40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_augmentation_is_a_function_of_its_generator(seed, height, width):
     image = random_image(height, width)
     first, second = (IMAGENET_AUGMENTATION(image, (8, 9), rng(seed)) for _ in range(2))
@@ -190,7 +190,7 @@ def batch(size: int, height: int = 5, width: int = 7) -> tuple[np.ndarray, np.nd
 
 
 @given(st.integers(1, 9), st.integers(0, 1000), st.sampled_from([(0.2, 1.0), (0.2, 0.0), (0.0, 1.0)]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_labels_are_mixed_as_images_are(size, seed, alphas):
     images, labels = batch(size)
     mixed, probabilities = Mixing(*alphas)(images, labels, rng(seed))

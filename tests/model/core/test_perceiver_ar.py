@@ -169,7 +169,7 @@ def test_cached_equals_the_reference_in_every_phase(config: CausalLanguageModelC
         torch.testing.assert_close(cached_logits(model, x, prefix_len, steps), expected, **TIGHT)
 
 
-@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@settings(max_examples=25)
 @given(config=phases, data=st.data())
 @torch.no_grad()
 def test_cached_in_any_steps_equals_one_call(config: str, data: st.DataObject) -> None:
@@ -328,7 +328,7 @@ def padded(draw: st.DrawFn, max_seq_len: int, max_latents: int) -> tuple[int, li
     return prefix_len, masks
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@settings(max_examples=60)
 @given(config=phases, data=st.data())
 @torch.no_grad()
 def test_padding_changes_nothing(config: str, data: st.DataObject) -> None:
@@ -348,7 +348,7 @@ def test_padding_changes_nothing(config: str, data: st.DataObject) -> None:
         assert torch.equal(logits[b, ~mask[prefix_len:]], other[b, ~mask[prefix_len:]])
 
 
-@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@settings(max_examples=40)
 @given(config=phases, data=st.data())
 @torch.no_grad()
 def test_padding_changes_nothing_with_a_cache(config: str, data: st.DataObject) -> None:

@@ -14,7 +14,7 @@ from perceiver.model.huggingface import cache as generation
 from perceiver.model.huggingface.cache import CacheLayer
 
 H, K, V = 3, 2, 5
-every_case = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+every_case = settings(max_examples=60)
 windows = st.sampled_from([1, 2, 7, 31, 80])
 
 

@@ -198,7 +198,7 @@ def test_nothing_is_random() -> None:
 
 
 @given(st.data(), st.integers(1, NUM_PIXELS + 3), st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_chosen_points_and_chunks_give_what_a_whole_pass_gives(
     data: st.DataObject, decode_at_once: int, of_each_example: bool
 ) -> None:

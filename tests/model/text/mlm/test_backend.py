@@ -162,7 +162,7 @@ def test_tied_output_uses_the_embedding() -> None:
 # --- properties ---
 
 
-@settings(max_examples=15, deadline=None, database=None, derandomize=True)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(1, M), min_size=1, max_size=4),
     left=st.booleans(),

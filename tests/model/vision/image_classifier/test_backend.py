@@ -202,7 +202,7 @@ def test_learned_positions_are_interpolated() -> None:
 
 
 @given(height=st.integers(5, 29), width=st.integers(5, 29))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_conv_adapter_has_as_many_positions_as_outputs(height: int, width: int) -> None:
     adapter = adapter_of(img_model(img_config({"adapter": "conv"})))
     rows, columns = (height - 1) // 4, (width - 1) // 4

@@ -128,7 +128,7 @@ def test_frames_of_other_sizes(height: int, width: int) -> None:
 
 
 @given(decode_at_once=st.integers(1, H * W + 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_chunks_give_what_one_pass_gives(decode_at_once: int) -> None:
     model, x = flow_model(), frames()
     sizes: list[int] = []
