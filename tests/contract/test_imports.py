@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
-
-import pytest
 
 from tests.model.helpers import GOLDEN, TIED
 
@@ -132,15 +128,15 @@ except FileNotFoundError as error:
     )
 
 
-@pytest.mark.slow
-def test_import_costs_at_most_half_a_second_more_than_that_of_transformers() -> None:
-    theirs = "from transformers import AutoModelForMaskedLM, AutoTokenizer"
-    programs = {"theirs": theirs, "ours": f"{theirs}\nfrom perceiver.model.text import mlm"}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(7):  # in turns, so that a busy machine slows both
-        for name, program in programs.items():
-            start = time.perf_counter()
-            run(program)
-            seconds[name].append(time.perf_counter() - start)
-    difference = statistics.median(seconds["ours"]) - statistics.median(seconds["theirs"])
-    assert difference <= 0.5, seconds
+def test_importing_tasks_costs_little_more_than_importing_transformers() -> None:
+    """Of what transformers has not imported, they need themselves and two small libraries: no compiler of torch."""
+    program = """
+import sys
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+before = set(sys.modules)
+from perceiver.model.text import classifier, clm, mlm, token_classifier
+from perceiver.model.vision import optical_flow  # `image_classifier` needs transformers' image processors
+from perceiver.model.audio import symbolic
+from perceiver.model.multimodal import autoencoder
+print(*{name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"""
+    assert set(run(program).split()) == {"einops", "perceiver", "safetensors"}

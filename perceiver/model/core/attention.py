@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core.cache import KeyValueCache
@@ -91,6 +90,8 @@ def causal_mask(
 def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     num_queries, num_keys = q.shape[2], k.shape[2]
     if q.device.type != "cpu" and not torch.compiler.is_compiling():
+        from torch.nn.attention.bias import causal_lower_right  # here: it imports torch's compiler, half of a start
+
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(num_queries, num_keys))
     if torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(num_queries, num_keys, device=q.device))
