@@ -4,8 +4,6 @@ Starting processes takes longer than what they do, so each test starts as few as
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from transformers import PerceiverTokenizer
 from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.text import mlm
 from tests.model.helpers import assert_same_parameters
+from tests.processes import run_together
 from tests.scripts.distributed_runs import MODELS, STRATEGIES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,23 +24,8 @@ RUNS = Path(__file__).parent / "distributed_runs.py"
 def run(folder: Path, *commands: list[str]) -> None:
     """Runs Python commands in `folder`, all at once, until they have ended well."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    logs = [folder / f"{i}.log" for i in range(len(commands))]
-    processes = []
-    for command, log in zip(commands, logs, strict=True):
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command], cwd=folder, env=environment, stdout=output, stderr=output
-            )
-        processes.append(process)
-    try:
-        codes = [process.wait(timeout=900) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    text = "\n\n".join(log.read_text()[-5000:] for log in logs)
-    assert codes == [0] * len(codes), text
-    assert "view tensor" not in text  # torch's warning, see `LitModel.configure_model`
+    for text in run_together(folder, *commands, environment=environment):
+        assert "view tensor" not in text  # torch's warning, see `LitModel.configure_model`
 
 
 def assert_close(actual: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
