@@ -1,6 +1,7 @@
 """Downloads from a server on this machine, which may stop in the middle or not know about ranges."""
 
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perceiver.data.audio import download as download_module
 from perceiver.data.audio.download import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -63,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download_module, "TIMEOUT", None)  # a busy machine may take its time
     with Server() as result:
         thread = threading.Thread(target=result.serve_forever, args=[0.01])
         thread.start()
@@ -132,6 +135,9 @@ def test_no_checksum(server, tmp_path):
 def test_failures(server, tmp_path):
     with pytest.raises(OSError, match=r"cannot download http://.*/other: HTTP Error 404"):
         download(server.url.replace("data.zip", "other"), tmp_path / "data.zip")
-    with pytest.raises(OSError, match=r"cannot download http://127.0.0.1:9/x: .*refused"):
-        download("http://127.0.0.1:9/x", tmp_path / "data.zip")
+    with socket.socket() as nobody:  # a port that is taken, and where nothing listens
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/x"
+        with pytest.raises(OSError, match=rf"cannot download {url}: .*refused"):
+            download(url, tmp_path / "data.zip")
     assert names(tmp_path) == []

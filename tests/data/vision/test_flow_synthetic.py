@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import map_coordinates
 
@@ -90,13 +88,3 @@ def test_a_seed_gives_one_example() -> None:
     first, again, other = (synthetic_example((16, 20), 4, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.frames, again.frames) and np.array_equal(first.flow, again.flow)
     assert not np.array_equal(first.frames, other.frames) and not np.array_equal(first.flow, other.flow)
-
-
-@pytest.mark.slow
-def test_fifty_examples_a_second() -> None:
-    random = np.random.default_rng(0)
-    synthetic_example((48, 64), 8, random)
-    start = time.perf_counter()
-    for _ in range(50):
-        synthetic_example((48, 64), 8, random)
-    assert time.perf_counter() - start < 1
