@@ -107,7 +107,7 @@ def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     scores = q @ rearrange(k, "b h m k -> b h k m")  # B H N M
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    probs = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
+    probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
     if mask is not None:
         probs = probs.masked_fill(~mask, 0.0)  # matters where a query has no key at all
     return F.dropout(probs, dropout) @ v

@@ -125,6 +125,16 @@ def test_bfloat16_is_close_to_float32(monkeypatch: pytest.MonkeyPatch, limit: in
     torch.testing.assert_close(result.float(), expected, atol=2e-2, rtol=2e-2)
 
 
+@every_head_size
+@every_path
+def test_float64_is_exact(monkeypatch: pytest.MonkeyPatch, limit: int, k_size: int, v_size: int) -> None:
+    """Nothing in between is float32."""
+    monkeypatch.setattr(module, "_SMALL_SCORES", limit)
+    q, k, v = inputs(k_size, v_size, dtype=torch.float64)
+    result = attention(q, k, v, mask=masks()["every"])
+    torch.testing.assert_close(result, loop_attention(q, k, v, masks()["every"]), atol=1e-12, rtol=0)
+
+
 def test_softmax_is_computed_in_float32() -> None:
     # 4,096 equal scores: in bfloat16 a running sum of ones stops at 256
     q, k, v = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 4096, 2), torch.ones(1, 1, 4096, 3)
@@ -441,7 +451,7 @@ def test_dropout_acts_in_training_only(monkeypatch: pytest.MonkeyPatch, limit: i
     plain.load_state_dict(dropping.state_dict())
     x_q, x_kv = torch.randn(1, N, 6), torch.randn(1, M, 7)
     expected = plain(x_q, x_kv)
-    assert torch.equal(dropping.eval()(x_q, x_kv), expected)
+    torch.testing.assert_close(dropping.eval()(x_q, x_kv), expected)
     samples = dropping.train()(x_q.expand(20_000, -1, -1), x_kv.expand(20_000, -1, -1))
     assert (samples[0] - samples[1]).abs().max() > 1e-3
     # probabilities are dropped and the others scaled up: right in the mean
