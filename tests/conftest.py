@@ -6,6 +6,8 @@ The environment is set before anything imports a Hugging Face library, because t
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
 
 for name, value in {
     "HF_HUB_OFFLINE": "1",
@@ -28,10 +30,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def same_start() -> Iterator[None]:
-    """Every test starts from the same seeds and leaves default dtype and no process group, whatever ran before it."""
-    dtype = torch.get_default_dtype()
+def seed() -> None:
     random.seed(0)
     torch.manual_seed(0)
     try:
@@ -40,7 +39,34 @@ def same_start() -> Iterator[None]:
         pass
     else:
         np.random.seed(0)
-    yield
+
+
+def pytest_collectstart() -> None:
+    """Modules draw the same numbers while they are imported, whatever was imported before."""
+    seed()
+
+
+class SharedFixtures:
+    """Fixtures that tests share draw the same numbers, whichever test is the first to ask for them."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        if fixturedef.scope != "function":
+            seed()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SharedFixtures())  # pytest calls no hook of this file for fixtures of the session
+    config.option.randomly_reset_seed = False  # pytest-randomly only shuffles: its seeds are others in each run
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> Iterator[None]:
+    """Every test starts from the same seeds, and leaves default dtype, environment and process group as they were."""
+    dtype = torch.get_default_dtype()
+    seed()
+    with patch.dict(os.environ):  # Lightning sets the rank, which transformers' Trainer would read
+        yield
     torch.set_default_dtype(dtype)
     if torch.distributed.is_available() and torch.distributed.is_initialized():  # a trainer's, which would live on
         torch.distributed.destroy_process_group()
