@@ -65,7 +65,7 @@ def test_ignored_labels_count_for_nothing() -> None:
 
 def test_accuracies() -> None:
     logits = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 2.0, 0.5]])
-    assert classification_accuracy(logits, torch.tensor([2, 0])) == 0.5
+    assert classification_accuracy(logits, torch.tensor([2, 0])) == pytest.approx(0.5)
     assert classification_accuracy(logits, torch.tensor([[1.0, 0, 1], [1, 1, 1]])) == pytest.approx(5 / 6)
     assert classification_accuracy(logits, torch.randn(2, 3), REGRESSION) is None
 
@@ -92,7 +92,7 @@ def test_label_smoothing_by_hand() -> None:
 def test_other_losses_are_not_smoothed(problem_type: Any) -> None:
     logits, labels = torch.randn(7, 5), labels_of(problem_type, 7, classes=5)
     smoothed = classification_loss(logits, labels, problem_type, label_smoothing=0.3)
-    assert torch.equal(smoothed, classification_loss(logits, labels, problem_type))
+    torch.testing.assert_close(smoothed, classification_loss(logits, labels, problem_type))
 
 
 # --- probabilities instead of classes, of mixed images ---
@@ -119,7 +119,7 @@ def test_certain_probabilities_are_classes() -> None:
 def test_accuracy_of_probabilities_is_that_of_the_likeliest_class() -> None:
     logits = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 2.0, 0.5]])
     probabilities = torch.tensor([[0.3, 0.1, 0.6], [0.6, 0.4, 0.0]])
-    assert classification_accuracy(logits, probabilities, SINGLE) == 0.5
+    assert classification_accuracy(logits, probabilities, SINGLE) == pytest.approx(0.5)
 
 
 def test_half_precision_logits_give_a_loss_in_float32() -> None:

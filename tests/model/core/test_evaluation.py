@@ -15,6 +15,7 @@ from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from tests.model.clm_helpers import CONFIGS, MAX_LATENTS, MAX_SEQ_LEN, VOCAB, clm_config, clm_model, reference_logits
 from tests.model.helpers import randomise_vectors
 
+CLOSE = {"atol": 1e-4, "rtol": 1e-5}  # scores are of size 10
 LENGTHS = [2, 3, MAX_LATENTS, MAX_LATENTS + 1, MAX_LATENTS + 2, MAX_SEQ_LEN, MAX_SEQ_LEN + 1, MAX_SEQ_LEN + 2, 53]
 
 
@@ -86,15 +87,15 @@ def test_batches_and_padding_change_nothing(batch_size: int) -> None:
     sequences = [sequence(length) for length in LENGTHS]
     alone = [scores(model, tokens, stride=3, batch_size=1) for tokens in sequences]
     together = scores(model, *sequences, stride=3, batch_size=batch_size)
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together, torch.cat(alone), **CLOSE)
     assert [len(s) for s in alone] == [length - 1 for length in LENGTHS]
 
 
 def test_smaller_stride_is_the_same_function_until_there_is_a_prefix() -> None:
     model, tokens = clm_model(), sequence(MAX_LATENTS + 1)
-    torch.testing.assert_close(scores(model, tokens, stride=1), scores(model, tokens))
+    torch.testing.assert_close(scores(model, tokens, stride=1), scores(model, tokens), **CLOSE)
     tokens = sequence(MAX_SEQ_LEN)
-    assert not torch.allclose(scores(model, tokens, stride=1), scores(model, tokens))
+    assert not torch.allclose(scores(model, tokens, stride=1), scores(model, tokens), atol=1e-2)
 
 
 def test_a_token_is_scored_without_knowing_itself_or_what_follows() -> None:
@@ -102,8 +103,8 @@ def test_a_token_is_scored_without_knowing_itself_or_what_follows() -> None:
     changed = tokens.clone()
     changed[20:] = (tokens[20:] + 1) % VOCAB
     before, after = scores(model, tokens, stride=2), scores(model, changed, stride=2)
-    torch.testing.assert_close(after[:19], before[:19])
-    assert not torch.isclose(after[19:], before[19:]).any()
+    torch.testing.assert_close(after[:19], before[:19], **CLOSE)
+    assert not torch.isclose(after[19:], before[19:], atol=1e-3).any()
 
 
 def test_totals() -> None:
@@ -114,7 +115,7 @@ def test_totals() -> None:
     assert result.num_tokens == len(each) == 22 + 6
     assert result.nats == pytest.approx(each.double().sum().item())
     assert result.bits_per_token == pytest.approx(each.mean().item() / math.log(2))
-    assert result.perplexity_per_token == pytest.approx(each.mean().exp().item())
+    assert result.perplexity_per_token == pytest.approx(each.mean().exp().item(), rel=1e-4)
     assert seen == [5, 10, 15, 20, 22, 27, 28]
 
 
@@ -139,7 +140,8 @@ def test_mode_gradients_and_random_numbers_stay(training: bool) -> None:
     model = clm_model(clm_config(cross_attention_dropout=0.5, residual_dropout=0.3)).train(training)
     state, tokens = torch.get_rng_state(), sequence(30)
     first, second = scores(model, tokens), scores(model, tokens)
-    assert torch.equal(first, second) and not first.requires_grad
+    torch.testing.assert_close(first, second, **CLOSE)
+    assert not first.requires_grad
     assert model.training is training
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -147,7 +149,7 @@ def test_mode_gradients_and_random_numbers_stay(training: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
 def test_any_integers(dtype: torch.dtype) -> None:
     model, tokens = clm_model(), sequence(30)
-    assert torch.equal(scores(model, tokens.to(dtype)), scores(model, tokens))
+    torch.testing.assert_close(scores(model, tokens.to(dtype)), scores(model, tokens), **CLOSE)
 
 
 def test_low_precision_model_is_scored_in_float32() -> None:

@@ -125,7 +125,7 @@ def test_padding_is_masked_in_every_cross_attention() -> None:
     pad_mask[0, [0, 4]] = True
     other = x.clone()
     other[0, [0, 4]] = 100 * torch.randn(2, C)
-    assert torch.equal(model(x, pad_mask), model(other, pad_mask))
+    torch.testing.assert_close(model(x, pad_mask), model(other, pad_mask), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(model(x), model(other), atol=1e-3)
 
 
@@ -135,7 +135,8 @@ def test_an_adapted_input_goes_through_no_adapter() -> None:
     pad_mask[1, 4:] = True
     adapted, expected, calls = model.input_adapter(x), model(x, pad_mask), list[Any]()
     model.input_adapter.register_forward_hook(lambda *call: calls.append(call))
-    assert torch.equal(model(adapted, pad_mask, adapted=True), expected) and not calls
+    torch.testing.assert_close(model(adapted, pad_mask, adapted=True), expected, atol=1e-5, rtol=1e-5)
+    assert not calls
     with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 8\), expected torch.bool \(2, 7\)"):
         model(adapted, torch.zeros(B, M + 1, dtype=torch.bool), adapted=True)
 
@@ -203,7 +204,7 @@ def test_perceiver_io_is_the_decoder_of_the_encoder() -> None:
     model = PerceiverIO(encoder(), decoder())
     x, pad_mask = torch.randn(B, M, C), torch.rand(B, M) < 0.4
     pad_mask[:, 0] = False
-    assert torch.equal(model(x, pad_mask), model.decoder(model.encoder(x, pad_mask)))
+    torch.testing.assert_close(model(x, pad_mask), model.decoder(model.encoder(x, pad_mask)), atol=1e-5, rtol=1e-5)
     assert model(x).shape == (B, OUT, E)
     assert {name.split(".")[0] for name in model.state_dict()} == {"0", "1"}
     assert (model.encoder, model.decoder) == (model[0], model[1])
