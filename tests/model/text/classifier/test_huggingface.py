@@ -141,9 +141,9 @@ def test_labels_give_the_loss(problem_type: Any, labels: torch.Tensor) -> None:
         "regression": F.mse_loss,
     }
     torch.testing.assert_close(output.loss, losses[problem_type](logits, labels))
-    assert torch.equal(output.logits, logits)
+    torch.testing.assert_close(output.logits, logits)
     loss, tuple_logits = model(x, (~pad_mask).long(), labels=labels, return_dict=False)
-    assert torch.equal(loss, output.loss) and torch.equal(tuple_logits, logits)
+    torch.testing.assert_close((loss, tuple_logits), (output.loss, logits))
     if problem_type != "regression":  # the labels say it themselves
         inferring = hf_model()
         torch.testing.assert_close(inferring(x, (~pad_mask).long(), labels=labels).loss, output.loss)

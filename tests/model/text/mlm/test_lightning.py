@@ -27,6 +27,7 @@ from tests.model.helpers import (
     LIT_CKPTS,
     MODELS,
     TIED,
+    assert_close,
     assert_same_parameters,
     golden_cases,
     golden_parameters,
@@ -34,6 +35,7 @@ from tests.model.helpers import (
     text_config,
 )
 
+CLOSE = {"atol": 2e-5, "rtol": 0.0}  # of weights after a few training steps of up to 1e-2 each
 every_ckpt = pytest.mark.parametrize("file", LIT_CKPTS, ids=lambda file: f"{file.parent.name}/{file.name}")
 
 
@@ -41,7 +43,7 @@ class LitMLM(LitMaskedLanguageModel):
     """As the command line makes it: with an optimizer that has a state."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, eps=1e-3)  # rounding errors are not scaled up
 
 
 class Examples(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -167,7 +169,7 @@ def test_full_parameters_make_encoder_params_unnecessary() -> None:
 def test_forward_takes_ids_and_pad_mask() -> None:
     lit_model, ids = LitMaskedLanguageModel.create(mlm_config()).eval(), torch.randint(0, 37, (2, 5))
     pad_mask = torch.tensor([[False] * 5, [False, False, True, True, True]])
-    assert torch.equal(lit_model(ids, pad_mask), lit_model.backend_model(ids, pad_mask))
+    torch.testing.assert_close(lit_model(ids, pad_mask), lit_model.backend_model(ids, pad_mask))
 
 
 # --- checkpoints ---
@@ -280,15 +282,15 @@ def test_resumed_run_reaches_the_same_weights(tmp_path: Path, stop: int, dropout
     straight = final_weights(tmp_path / "straight", 7, dropout=dropout)
     final_weights(tmp_path / "stopped", stop, dropout=dropout)
     resumed = final_weights(tmp_path / "resumed", 7, tmp_path / "stopped" / f"step={stop}.ckpt", dropout=dropout)
-    assert_same_parameters(resumed, straight)
+    assert_close(resumed, straight, **CLOSE)
     fresh = final_weights(tmp_path / "fresh", 7 - stop, dropout=dropout)
-    assert not torch.equal(fresh["model.0.latent_provider._query"], straight["model.0.latent_provider._query"])
+    assert max((value - straight[name]).abs().max() for name, value in fresh.items()) > 1e-3
 
 
 def test_activation_checkpointing_trains_to_the_same_weights(tmp_path: Path) -> None:
     plain = final_weights(tmp_path / "a", 3)
     checkpointing = final_weights(tmp_path / "b", 3, activation_checkpointing=True, activation_offloading=True)
-    assert_same_parameters(checkpointing, plain)
+    assert_close(checkpointing, plain, **CLOSE)
 
 
 def test_losses_are_logged_under_the_names_of_their_splits(tmp_path: Path) -> None:
