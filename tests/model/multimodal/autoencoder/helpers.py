@@ -18,6 +18,7 @@ from tests.model.helpers import randomise_vectors
 T, H, W, CHANNELS, PATCH = 5, 4, 6, 3, 2  # a grid of 5 x 2 x 3 patches
 SAMPLES, AUDIO_PATCH = 21, 3  # 7 patches
 CLASSES = 11
+CLOSE = {"atol": 5e-5, "rtol": 1e-5}  # outputs are of size 10
 
 
 def mm_config(

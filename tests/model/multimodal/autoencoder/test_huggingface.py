@@ -17,7 +17,7 @@ from perceiver.model.multimodal.autoencoder import (
 )
 from perceiver.model.multimodal.autoencoder.backend import autoencoder_loss
 from tests.model.helpers import assert_same_parameters
-from tests.model.multimodal.autoencoder.helpers import CLASSES, clips, mm_config
+from tests.model.multimodal.autoencoder.helpers import CLASSES, CLOSE, clips, mm_config
 from tests.model.multimodal.autoencoder.test_lightning import NAMES, columns, make
 from tests.model.text.classifier.helpers import trainer
 from tests.model.vision.helpers import DictData
@@ -43,7 +43,7 @@ def test_saved_and_loaded_again_is_the_same(tmp_path: Path) -> None:
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is PerceiverMultimodalAutoencoder and not loaded.training
     assert_same_parameters(loaded.state_dict(), model.state_dict())
-    assert torch.equal(loaded(x["video"]).video, model(x["video"]).video)
+    torch.testing.assert_close(loaded(x["video"]).video, model(x["video"]).video, **CLOSE)
 
 
 def test_a_new_model_is_initialised_everywhere() -> None:
@@ -60,14 +60,14 @@ def test_outputs_are_those_of_the_backend() -> None:
     for kwargs in ({}, points):
         output, expected = model(*x.values(), **kwargs), model.backend_model(**x, **kwargs)
         assert output.loss is None
-        assert torch.equal(output.video, expected.video) and torch.equal(output.audio, expected.audio)
-        assert torch.equal(output.logits, expected.label)
+        found = (output.video, output.audio, output.logits)
+        torch.testing.assert_close(found, (expected.video, expected.audio, expected.label), **CLOSE)
     as_tuple = model(*x.values(), return_dict=False)
     assert [value.shape for value in as_tuple] == [x["video"].shape, x["audio"].shape, (2, CLASSES)]
     masked = model(x["video"], x["audio"]).logits
-    assert torch.equal(masked, model.backend_model(x["video"], x["audio"]).label)
+    torch.testing.assert_close(masked, model.backend_model(x["video"], x["audio"]).label, **CLOSE)
     given = model(x["video"], x["audio"], class_probs=x["label"]).logits
-    assert not torch.allclose(masked, given)
+    assert not torch.allclose(masked, given, atol=1e-2)
 
 
 def test_labels_give_the_loss() -> None:
