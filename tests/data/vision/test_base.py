@@ -100,11 +100,11 @@ class Recorder(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weights = torch.nn.Parameter(torch.zeros(54, 2))
-        self.seen: list[float] = []
+        self.seen: list[bytes] = []
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        self.seen.append(batch["image"].numpy().tobytes())
         x = batch["image"].float().flatten(1) / 255
-        self.seen.append(float((x.double() @ torch.arange(54.0).double()) @ torch.arange(1.0, len(x) + 1).double()))
         return torch.nn.functional.cross_entropy(x @ self.weights, batch["label"])
 
     def validation_step(self, batch: Any, _: int) -> None: ...
@@ -135,7 +135,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path):
     for step in (1, 4, 6):
         resumed = fit(tmp_path / f"resumed-{step}", tmp_path / "ckpt" / f"step={step}.ckpt")
         assert resumed.seen == whole.seen[step:]
-        assert torch.equal(resumed.weights, whole.weights)
+        torch.testing.assert_close(resumed.weights, whole.weights, atol=1e-6, rtol=0)
 
 
 def test_overfitting_repeats_the_first_batches(tmp_path):

@@ -81,7 +81,8 @@ def test_textures_are_colorful() -> None:
     assert image.shape == (100, 100, 3) and image.dtype == np.uint8
     assert (image.std(axis=(0, 1)) > 60).all()
     assert np.abs(np.corrcoef(image.reshape(-1, 3).T) - np.eye(3)).max() < 0.9  # not grey
-    assert np.array_equal(texture(grid((100, 100)) + np.array([3, 5]))[:95, :97], image[5:, 3:])
+    shifted = texture(grid((100, 100)) + np.array([3, 5]))
+    assert np.abs(shifted[:95, :97] - image[5:, 3:].astype(int)).max() <= 1
 
 
 def test_a_seed_gives_one_example() -> None:
