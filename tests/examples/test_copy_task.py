@@ -91,7 +91,8 @@ def test_script_saves_nothing_unless_asked(tmp_path: Path, monkeypatch: pytest.M
 
 def test_activation_checkpointing_changes_nothing() -> None:
     plain = copy_task.main([*SMALL, "--max_steps=4"])
-    assert copy_task.main([*SMALL, "--max_steps=4", "--activation_checkpointing"]) == plain
+    checkpointing = copy_task.main([*SMALL, "--max_steps=4", "--activation_checkpointing"])
+    assert checkpointing.loss == pytest.approx(plain.loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [["--seq_len=21"], ["--seq_len=22", "--num_latents=12"], ["--num_latents=0"]])

@@ -43,6 +43,7 @@ def trainer(task: Task, folder: Path, model: PreTrainedModel | None = None, **ar
         "output_dir": str(folder),
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-2,
+        "adam_epsilon": 1e-4,  # rounding errors are not scaled up
         "lr_scheduler_type": "constant",
         "report_to": "none",
         "save_strategy": "no",
@@ -84,7 +85,7 @@ def test_trainer_trains_evaluates_saves_and_resumes(task: Task, tmp_path: Path) 
     trainer(task, tmp_path / "parts", save_strategy="steps", save_steps=2).train()
     resumed = trainer(task, tmp_path / "parts", max_steps=4)
     resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
-    assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=1e-6, rtol=1e-5)
+    assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=2e-5, rtol=0.0)
 
 
 @column("gradient accumulation")
@@ -103,7 +104,9 @@ def test_trains_in_bfloat16(task: Task, tmp_path: Path) -> None:
         run.train()
     assert mixed.model.dtype == torch.float32
     losses = [run.evaluate()["eval_loss"] for run in (full, mixed)]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    pairs = zip(full.model.parameters(), mixed.model.parameters(), strict=True)
+    assert max((p - q).abs().max() for p, q in pairs) > 1e-6  # rounding in float32 makes 1e-9
 
 
 @column("gradient checkpointing")
@@ -114,7 +117,7 @@ def test_gradient_checkpointing_changes_no_gradient(task: Task) -> None:
     expected = gradients(model)
     model.gradient_checkpointing_enable()
     model(**batch).loss.backward()
-    assert_close(gradients(model), expected, atol=1e-7, rtol=1e-6)
+    assert_close(gradients(model), expected)
 
 
 @column("LoRA")

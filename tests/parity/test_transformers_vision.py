@@ -256,10 +256,10 @@ def test_converted_optical_flow_is_equal(tmp_path: Path, kwargs: dict[str, Any])
     x = torch.randn(2, 2, 27, *theirs.config.train_size)
     with torch.no_grad():
         expected, flow = theirs(inputs=x).logits, ours(x).logits
-        torch.testing.assert_close(flow, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(flow, expected, atol=3e-5, rtol=1e-5)
         assert expected.std() > 0.1
         expected, flow = theirs.double()(inputs=x.double()).logits, ours.double()(x.double()).logits
-        torch.testing.assert_close(flow, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(flow, expected, atol=1e-12, rtol=0)
 
 
 def test_optical_flow_pipeline_of_a_converted_model(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_optical_flow_pipeline_of_a_converted_model(tmp_path: Path) -> None:
     x = estimate.flow_processor.preprocess(pair)
     with torch.no_grad():
         expected = 20 * theirs(inputs=x).logits[0]
-    torch.testing.assert_close(torch.from_numpy(estimate(pair)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(estimate(pair)), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_optical_flow_that_cannot_be_converted(tmp_path: Path) -> None:
