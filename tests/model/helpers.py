@@ -140,7 +140,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
-    """Without a tolerance: up to 5e-5 of the largest value of a tensor, or 5e-6 of the largest of all. A tensor may hold
+    """Without a tolerance: up to 5e-5 of a tensor's largest value, or 5e-6 of the largest of all. A tensor may hold
     nothing but rounding errors of others, as the gradient of the keys' biases does."""
     assert actual.keys() == expected.keys()
     size = {name: value.abs().max().item() if value.numel() else 0.0 for name, value in expected.items()}

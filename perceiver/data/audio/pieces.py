@@ -23,17 +23,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from mido import KeySignatureError
 from pretty_midi import PrettyMIDI
 from torch import Tensor
 from tqdm import tqdm
 
 from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
-from perceiver.processing.midi import NOTE_OFF, PAD, TIME_SHIFT, Ids, change_tempo, encode_midi, transpose
+from perceiver.processing.midi import DAMAGED, NOTE_OFF, PAD, TIME_SHIFT, Ids, change_tempo, encode_midi, transpose
 
 LOWEST, HIGHEST = 21, 108  # pitches of a piano
-BROKEN = (OSError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, KeySignatureError)
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +88,9 @@ def _encoded(split: str, sources: Sequence[Any], read: Callable[[Any], PrettyMID
 def _encode(read: Callable[[Any], PrettyMIDI], source: Any) -> Any:
     try:
         ids = encode_midi(read(source))
-    except BROKEN as error:
-        return repr(error)
+    except DAMAGED as error:
+        reason = str(error).removeprefix(f"{source} is ")  # a file's name is in front of it already
+        return repr(error) if reason == str(error) else reason
     return np.array(ids, np.uint16) if ids else "it has no notes"
 
 
