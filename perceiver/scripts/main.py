@@ -6,6 +6,7 @@
     perceiver convert checkpoint --task mlm CKPT SAVE_DIR --tokenizer NAME      Lightning checkpoint -> a folder
     (--image-processor NAME for image classifiers; optical flow, symbolic audio and multimodal models need neither)
     perceiver convert --all --output_dir DIR                     all official models, and those of --checkpoints FILE
+    perceiver env                                                versions and devices, for a report of an error
 
 torch and the libraries around it are imported by the chosen command, not by `--help` and `--version`.
 Exit codes: 0 done, 1 failed (the reason is the last line of stderr), 2 wrong usage.
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from perceiver import __version__
-from perceiver.scripts import convert
+from perceiver.scripts import convert, env
 from perceiver.tasks import TASKS
 
 PREPROC = "perceiver.scripts.text.preproc"
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv and argv[0] == "preproc":
             importlib.import_module(PREPROC).main(argv[1:])
             return 0
+        if argv and argv[0] == "env":
+            return env.main(argv[1:])
         if argv and argv[0] in TASKS:
             # sys.argv stays as it is: Lightning starts the other processes of a distributed run with it
             importlib.import_module(TASKS[argv[0]].package.replace(".model.", ".scripts.")).main(argv[1:])
@@ -48,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     commands = result.add_subparsers(metavar="COMMAND", required=True)
     for task in TASKS:
         commands.add_parser(task, help=f"train, evaluate: perceiver {task} fit|validate|test ... (see {task} --help)")
+    commands.add_parser("env", help="print versions and devices, for a report of an error")
     commands.add_parser("preproc", help="preprocess text ahead of training: perceiver preproc DATA ... (see --help)")
 
     convert.add_arguments(commands.add_parser("convert", help="write Hugging Face folders"))
