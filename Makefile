@@ -10,10 +10,10 @@ TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-clm test test-slow lint types compat check format
+.PHONY: help install demo demo-clm test test-slow test-versions lint types compat check format release
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP)  ## create $(VENV) and install the package with all extras
 
@@ -37,6 +37,9 @@ test: $(STAMP)  ## the fast tests, offline
 test-slow: $(STAMP)  ## the tests that take long
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
 
+test-versions:  ## the fast tests on each Python at hand, with lowest and newest dependencies (hours)
+	$(PYTHON) .ci/versions.py
+
 lint: $(STAMP)  ## formatting and lint rules
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
@@ -55,3 +58,6 @@ format:  ## rewrite the files as `make lint` wants them
 format: $(STAMP)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+release: $(STAMP)  ## all that must hold before a version is tagged (docs/versioning.md)
+	$(BIN)/python .ci/release.py
