@@ -1,94 +1,89 @@
-"""Contract 1: the names that README and docs use, and the short programs that they show."""
+"""Contract 1: the public names, those that README and docs use, and the short programs that they show.
+
+public_names.txt is the list. A name that goes breaks programs of users: docs/versioning.md says how one does.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
+import inspect
+import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from perceiver.tasks import TASKS
 from tests.model.helpers import GOLDEN, TIED
 
-MLM = [
-    "LitMaskedLanguageModel",
-    "MaskedLanguageModel",
-    "MaskedLanguageModelConfig",
-    "PerceiverMaskedLanguageModel",
-    "PerceiverMaskedLanguageModelConfig",
-    "TextDecoderConfig",
-    "TextEncoderConfig",
-    "convert_checkpoint",
-    "convert_model",
-    "fill_masks",
-    "perceiver_io_language_base",
-]
-IMAGE_CLASSIFIER = [
-    "ClassificationDecoderConfig",
-    "ImageClassifier",
-    "ImageClassifierConfig",
-    "ImageEncoderConfig",
-    "LitImageClassifier",
-    "PerceiverImageClassifier",
-    "PerceiverImageClassifierConfig",
-    "PerceiverImageClassifierInputProcessor",
-    "convert_checkpoint",
-    "convert_mnist_classifier_checkpoint",
-    "convert_model",
-    "perceiver_io_conv",
-    "perceiver_io_fourier",
-    "perceiver_io_learned",
-    "perceiver_io_mnist",
-]
-OPTICAL_FLOW = [
-    "LitOpticalFlow",
-    "OpticalFlow",
-    "OpticalFlowConfig",
-    "OpticalFlowDecoderConfig",
-    "OpticalFlowEncoderConfig",
-    "OpticalFlowPerceiver",
-    "OpticalFlowPerceiverConfig",
-    "OpticalFlowPipeline",
-    "convert_checkpoint",
-    "convert_model",
-    "perceiver_io_optical_flow",
-]
-TASKS = {
-    "perceiver.model.text.mlm": MLM,
-    "perceiver.model.vision.image_classifier": IMAGE_CLASSIFIER,
-    "perceiver.model.vision.optical_flow": OPTICAL_FLOW,
-}
-MODULES = [
-    "InputAdapter",
-    "MultiHeadAttention",
-    "CrossAttention",
-    "SelfAttention",
-    "SelfAttentionBlock",
-    "MLP",
-    "TrainableQueryProvider",
-    "PerceiverEncoder",
-    "PerceiverDecoder",
-    "PerceiverIO",
-    "FourierPositionEncoding",
-    "CoordinateInputAdapter",
-    "FourierQueryProvider",
-    "PerceiverResampler",
-]
-CONFIGS = ["EncoderConfig", "DecoderConfig", "PerceiverIOConfig"]
-NAMES = [(task, name) for task, names in TASKS.items() for name in names]
-NAMES += [("perceiver.model.core.modules", name) for name in MODULES]
-NAMES += [("perceiver.model.core.config", name) for name in CONFIGS]
-NAMES += [("perceiver.model.core.checkpoint", "read_checkpoint")]
+ROOT = GOLDEN.parent.parent
 
 
-@pytest.mark.parametrize("module, name", NAMES)
-def test_name_exists(module: str, name: str) -> None:
-    found = getattr(importlib.import_module(module), name)
-    assert callable(found) and found.__name__ == name and found.__doc__
+def listed() -> dict[str, list[str]]:
+    """Module -> names."""
+    found: dict[str, list[str]] = {}
+    module = ""
+    for line in (Path(__file__).parent / "public_names.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("    "):
+            found[module].append(line.strip())
+        else:
+            module = line
+            found[module] = []
+    return found
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_all_lists_what_a_task_offers(task: str) -> None:
-    assert sorted(importlib.import_module(task).__all__) == sorted(TASKS[task])
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # below something that is no package
+        return False
+
+
+PUBLIC = listed()
+PACKAGES = [task.package for task in TASKS.values()]
+PACKAGES += [f"perceiver.data.{domain}" for domain in ("audio", "multimodal", "text", "vision")]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_names_exist(module: str) -> None:
+    """A class or function is documented and called as its name says; the rest are constants and types."""
+    for name in PUBLIC[module]:
+        found = getattr(importlib.import_module(module), name)
+        assert not isinstance(found, ModuleType)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            assert found.__name__ == name and found.__doc__, name
+
+
+def test_the_list_is_in_order() -> None:
+    assert list(PUBLIC) == sorted(PUBLIC) and len(PUBLIC) >= 25
+    assert all(names == sorted(set(names)) and names for names in PUBLIC.values())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_lists_what_a_package_offers(package: str) -> None:
+    assert sorted(importlib.import_module(package).__all__) == PUBLIC[package]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_that_a_page_shows_are_public(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    imports = [
+        (node.module, alias.name)
+        for block in blocks
+        if "# file: " not in block  # shows how something is written inside the package
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "perceiver"
+        for alias in node.names
+    ]
+    unlisted = [
+        f"{module}.{name}"
+        for module, name in imports
+        if name not in PUBLIC.get(module, ()) and not is_module(f"{module}.{name}")
+    ]
+    assert unlisted == []
 
 
 def test_unknown_name() -> None:
