@@ -214,11 +214,12 @@ def test_loss_is_that_of_the_backend() -> None:
     torch.testing.assert_close(model(x, labels=x).loss, model.backend_model.loss(labels, x), **TIGHT)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_.*able.* is deprecated:FutureWarning")
 def test_activation_checkpointing_changes_no_gradient() -> None:
     model, x = hf_model(clm_config(cross_attention_dropout=0.0)).train(), token_ids(3, MAX_SEQ_LEN)
     model(x, labels=x).loss.backward()
     expected = gradients(model)
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()  # its name before transformers 5.23, too
     model(x, labels=x).loss.backward()
     assert_close(gradients(model), expected)
 
