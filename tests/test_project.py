@@ -133,6 +133,14 @@ def test_habits(path: Path) -> None:
             assert not isinstance(node.ctx, ast.Store | ast.Del), f"{where}: changes the environment"
 
 
+@each(sorted(path.relative_to(ROOT) for path in (ROOT / "examples").rglob("*.py")))
+def test_an_example_needs_matplotlib_only_where_it_draws(path: Path) -> None:
+    """`--help` and the training itself do without."""
+    nodes = [node for node in parse(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name for node in nodes for name in imported(path, node)]
+    assert names and not any(name.split(".")[0] == "matplotlib" for name in names)
+
+
 def test_the_rules_see_what_they_forbid(tmp_path: Path) -> None:
     (file := tmp_path / "x.py").write_text("if True:\n    from . import lightning\ndef f():\n    import torch.nn\n")
     assert imports(file) >= {"torch.nn"}

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -128,8 +126,11 @@ def ngram_validation_loss(ngram: NGram, data: PydocTextDataModule) -> float:
 
 def draw(metrics_file: Path, ngrams: dict[int, float], picture: Path) -> None:
     """Draws training and validation loss over steps, with the losses of n-gram models, by order, as lines."""
+    from matplotlib.figure import Figure
+
     metrics = np.genfromtxt(metrics_file, delimiter=",", names=True)
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for split, label, style in (("train", "training", {"alpha": 0.5}), ("val", "validation", {"marker": "o"})):
         losses = metrics[f"{split}_bits_per_byte"]
         there = ~np.isnan(losses)
@@ -139,7 +140,6 @@ def draw(metrics_file: Path, ngrams: dict[int, float], picture: Path) -> None:
     axes.set(xlabel="step", ylabel="bits per byte", ylim=(1, 5), title="Causal language model, pydoc topics")
     axes.legend()
     figure.savefig(picture, dpi=120)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -151,7 +151,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     output_dir: Path = arguments.output_dir
 
-    mpl.use("Agg")
     torch.set_num_threads(arguments.num_threads)
     pl.seed_everything(0)
     PerceiverTokenizer().save_pretrained(output_dir / "tokenizer")

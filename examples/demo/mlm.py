@@ -16,8 +16,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -92,8 +90,11 @@ def fill(fill_mask: Any, masked: str) -> str:
 
 def draw(metrics_file: Path, unigram: float, picture: Path) -> None:
     """Draws training and validation loss over steps, with the unigram model's loss as a line."""
+    from matplotlib.figure import Figure
+
     metrics = np.genfromtxt(metrics_file, delimiter=",", names=True)
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for name, label, style in (("train_loss", "training", {"alpha": 0.5}), ("val_loss", "validation", {"marker": "o"})):
         there = ~np.isnan(metrics[name])
         axes.plot(metrics["step"][there], metrics[name][there], label=label, **style)
@@ -101,7 +102,6 @@ def draw(metrics_file: Path, unigram: float, picture: Path) -> None:
     axes.set(xlabel="step", ylabel="cross-entropy per masked byte (nats)", title="Masked language model, pydoc topics")
     axes.legend()
     figure.savefig(picture, dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -112,7 +112,6 @@ def main() -> None:
     arguments = parser.parse_args()
     output_dir: Path = arguments.output_dir
 
-    mpl.use("Agg")
     torch.set_num_threads(1)  # the model is so small that threads would mostly wait for each other
     pl.seed_everything(0)
     PerceiverTokenizer().save_pretrained(output_dir / "tokenizer")

@@ -99,8 +99,7 @@ def _played(midi: PrettyMIDI, program: str, sound_font: Path) -> npt.NDArray[np.
 def draw_piano_roll(piece: PrettyMIDI | str | Path, path: str | Path | None = None) -> Any:
     """Draws notes over time: darker is louder. Grey below them is where the sustain pedal is down.
 
-    A line is where a prompt ends, if the piece has a text event "continuation", as those of the pipeline have. Needs
-    matplotlib.
+    A line is where a prompt ends, if the piece has a text event "continuation", as those of the pipeline have.
 
     Args:
         piece: a `PrettyMIDI`, or the path of a MIDI file. It has notes.
@@ -118,7 +117,7 @@ def draw_piano_roll(piece: PrettyMIDI | str | Path, path: str | Path | None = No
         from matplotlib.collections import PolyCollection
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ImportError("draw_piano_roll needs matplotlib: pip install matplotlib") from error
+        raise ImportError("draw_piano_roll needs matplotlib: pip install perceiver-io[audio]") from error
     midi = read_midi(piece)
     _check_notes(midi)
     notes = [note for instrument in midi.instruments for note in instrument.notes]

@@ -182,5 +182,5 @@ def test_piano_roll_of_any_size():
 
 def test_no_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="draw_piano_roll needs matplotlib: pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"draw_piano_roll needs matplotlib: pip install perceiver-io\[audio\]"):
         draw_piano_roll(piece((64, 60, 0.5, 1.0)))

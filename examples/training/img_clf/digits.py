@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import pytorch_lightning as pl
@@ -91,6 +89,8 @@ def classify(folder: Path, data: DigitsDataModule) -> list[Prediction]:
 
 def draw(predictions: Sequence[Prediction], label_names: Sequence[str], picture: Path) -> None:
     """Draws how often each digit is taken for each, and some of the images."""
+    from matplotlib.figure import Figure
+
     counts = np.zeros((len(label_names), len(label_names)), int)
     for prediction in predictions:
         counts[label_names.index(prediction.label), label_names.index(prediction.predicted)] += 1
@@ -99,7 +99,7 @@ def draw(predictions: Sequence[Prediction], label_names: Sequence[str], picture:
     shown = right[:: -(-len(right) // COLUMNS)] if right else []
     shown += wrong[: 3 * COLUMNS]
 
-    figure = plt.figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     left, others = figure.subfigures(1, 2, width_ratios=(1, 1.2))
     axes = left.subplots()
     mistakes = np.where(np.eye(len(label_names), dtype=bool), 0, counts)
@@ -121,7 +121,6 @@ def draw(predictions: Sequence[Prediction], label_names: Sequence[str], picture:
             axes.set_title(f"{text}\n{probability:.0%}", fontsize=9, color=color)
     others.suptitle(f"some of the right ones, and wrong ones ({len(wrong)} in all)")
     figure.savefig(picture, dpi=100)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> float:
@@ -134,7 +133,6 @@ def main(argv: Sequence[str] | None = None) -> float:
     arguments = parser.parse_args(argv)
     output_dir: Path = arguments.output_dir
 
-    mpl.use("Agg")
     torch.set_num_threads(arguments.num_threads)
     pl.seed_everything(arguments.seed)
     data = DigitsDataModule(

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -84,13 +82,14 @@ def stacked(clips: SyntheticClips, number: int) -> tuple[Tensor, Tensor, Tensor]
 
 def draw(clips: tuple[Tensor, Tensor, Tensor], names: Sequence[str], model: torch.nn.Module, picture: Path) -> None:
     """Draws clips and what the model makes of them, given video and audio: every second frame, and the sound."""
+    from matplotlib.figure import Figure
+
     video, audio, labels = clips
     with torch.no_grad():
         output = model(video, audio)
     frames = range(0, video.shape[1], 2)
-    figure, axes = plt.subplots(
-        2 * len(video), len(frames) + 1, figsize=(9, 2.6 * len(video)), width_ratios=[*(1 for _ in frames), 3.5]
-    )
+    figure = Figure(figsize=(9, 2.6 * len(video)))
+    axes = figure.subplots(2 * len(video), len(frames) + 1, width_ratios=[*(1 for _ in frames), 3.5])
     for i, label in enumerate(labels.tolist()):
         probability = output.logits[i].softmax(dim=-1)
         best = int(probability.argmax())
@@ -107,7 +106,6 @@ def draw(clips: tuple[Tensor, Tensor, Tensor], names: Sequence[str], model: torc
         axes[2 * i + 1, -1].set_title(f"predicted: {names[best]} ({probability[best]:.1%})", fontsize=9)
     figure.tight_layout(pad=0.4)
     figure.savefig(picture, dpi=100, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -118,7 +116,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     arguments = parser.parse_args(argv)
     output_dir: Path = arguments.output_dir
 
-    mpl.use("Agg")
     torch.set_num_threads(1)
     pl.seed_everything(arguments.seed)
     data = SyntheticClipDataModule(

@@ -19,14 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import pytorch_lightning as pl
 import torch
-from matplotlib.patches import Rectangle
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_optimizer import SOAP
 from transformers import pipeline
@@ -104,9 +101,11 @@ def end_point_errors(model: optical_flow.OpticalFlow, data: SyntheticFlowDataMod
 
 def draw(examples: Sequence[FlowExample], flows: Sequence[npt.NDArray[np.float32]], picture: Path) -> None:
     """Draws a row for each example: its frames, its flow, the estimated flow, and how far that is off."""
-    figure, rows = plt.subplots(
-        len(examples), 5, figsize=(11, 1.7 * len(examples)), squeeze=False, layout="constrained"
-    )
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(11, 1.7 * len(examples)), layout="constrained")
+    rows = figure.subplots(len(examples), 5, squeeze=False)
     for axes, example, flow in zip(rows, examples, flows, strict=True):
         error = np.linalg.norm(flow - example.flow, axis=-1)
         colors = [render_optical_flow(f * (FULL_COLOR / MAX_DISPLACEMENT)) for f in (example.flow, flow)]
@@ -123,7 +122,6 @@ def draw(examples: Sequence[FlowExample], flows: Sequence[npt.NDArray[np.float32
         ax.set_title(title, fontsize=11)
     figure.colorbar(scale, ax=rows[:, 4], fraction=0.05)
     figure.savefig(picture, dpi=90)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -137,7 +135,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     arguments = parser.parse_args(argv)
     output_dir: Path = arguments.output_dir
 
-    mpl.use("Agg")
     torch.set_num_threads(arguments.num_threads)
     pl.seed_everything(arguments.seed)
     data = SyntheticFlowDataModule(

@@ -20,8 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -184,10 +182,13 @@ def score(pieces: Sequence[PianoPiece], prompts: Sequence[Sequence[int]], contin
 
 def draw(piece: PianoPiece, prompt: Sequence[int], continued: Mapping[str, Sequence[int]], picture: Path) -> None:
     """Draws a prompt and its continuations: bars are dotted, pitches of the key are shaded."""
+    from matplotlib.figure import Figure
+
     heard = decode_midi(prompt).instruments[0].notes
     lowest, highest = min(note.pitch for note in heard) - 8, max(note.pitch for note in heard) + 8
     begin = onsets(prompt)[-1].seconds + 0.5 / STEPS_PER_SECOND  # of the continuation
-    figure, rows = plt.subplots(len(continued), figsize=(10, 3 * len(continued)), sharex=True, layout="constrained")
+    figure = Figure(figsize=(10, 3 * len(continued)), layout="constrained")
+    rows = figure.subplots(len(continued), sharex=True)
     for axes, (name, ids) in zip(np.atleast_1d(rows), continued.items(), strict=True):
         for pitch in range(lowest, highest + 1):
             if pitch % 12 in piece.pitch_classes:
@@ -208,7 +209,6 @@ def draw(piece: PianoPiece, prompt: Sequence[int], continued: Mapping[str, Seque
     axes.set_xlabel(f"seconds; bars of {piece.key}, {piece.metre[0]}/{piece.metre[1]}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     figure.savefig(picture, dpi=100)
-    plt.close(figure)
 
 
 def train(
@@ -242,7 +242,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Score]:
     arguments = parser.parse_args(argv)
     output_dir: Path = arguments.output_dir
 
-    mpl.use("Agg")
     torch.set_num_threads(arguments.num_threads)
     pl.seed_everything(0)
     data = SyntheticPianoDataModule(
