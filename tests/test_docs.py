@@ -13,6 +13,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import pytorch_lightning as pl
@@ -28,6 +29,7 @@ from transformers import (
 from perceiver.model.audio import symbolic
 from perceiver.model.text import clm, mlm
 from perceiver.scripts import main
+from perceiver.tasks import TASKS, Task
 from tests.tokenizers import byte_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +98,7 @@ def save_checkpoint(lit_model: pl.LightningModule, path: Path) -> None:
 
 
 @each_page
+@patch.dict(TASKS)  # a page adds one
 def test_python_blocks_run(page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(models, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -107,6 +110,16 @@ def test_python_blocks_run(page: Path, models: Path, tmp_path: Path, monkeypatch
             Path(file[1]).write_text(block)
             continue
         exec(compile(block, str(page), "exec", dont_inherit=True), namespace)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.title)
+def test_the_readme_has_a_row_for_every_task(task: Task) -> None:
+    classes = ", ".join(f"`{name}`" for name in (task.model, f"Lit{task.model}", task.huggingface))
+    rows = [line.split(" | ") for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
+    (row,) = [row for row in rows if row[0] == f"| {task.title}"]
+    assert row[1:3] == [f"`{task.package}`", classes]
+    official = re.sub(r"\{(.*)\}", lambda kinds: kinds[1].split(",")[0], row[3])  # of several, the first
+    assert (task.official[0] in official) if task.official else ("none" if task.official is None else "any") in official
 
 
 def test_a_task_is_four_files_and_at_most_120_lines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,52 @@ from perceiver.model.core.config import DecoderConfig, EncoderConfig
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder, PerceiverIO
 from perceiver.model.core.resampler import PerceiverResampler
 from perceiver.model.core.summary import summary
-from perceiver.model.text import clm, mlm
-from perceiver.model.vision import image_classifier, optical_flow
+from perceiver.model.text import mlm
+from perceiver.tasks import TASKS, Task
 from tests.model.helpers import mlm_config
 from tests.model.multimodal.autoencoder.helpers import H, T, W, clips, mm_model
 
 PAGE = Path(__file__).parents[3] / "docs" / "model-construction.md"
 TOKENS, IMAGES = torch.zeros(1, 2048, dtype=torch.long), torch.zeros(1, 224, 224, 3)
-VARIANTS: list[tuple[Any, type[nn.Module], dict[str, Any]]] = [
-    (mlm.perceiver_io_language_base, mlm.MaskedLanguageModel, {"x": TOKENS}),
-    (clm.perceiver_ar_byte_base, clm.CausalLanguageModel, {"x": torch.cat([TOKENS, TOKENS], 1), "prefix_len": 3584}),
-    (clm.perceiver_ar_xlnet_base, clm.CausalLanguageModel, {"x": TOKENS[:, :1024], "prefix_len": 512}),
-    (image_classifier.perceiver_io_fourier, image_classifier.ImageClassifier, {"x": IMAGES}),
-    (image_classifier.perceiver_io_learned, image_classifier.ImageClassifier, {"x": IMAGES}),
-    (image_classifier.perceiver_io_conv, image_classifier.ImageClassifier, {"x": IMAGES}),
-    (optical_flow.perceiver_io_optical_flow, optical_flow.OpticalFlow, {"x": torch.zeros(1, 2, 27, 368, 496)}),
+CLIPS = {"video": torch.zeros(1, 16, 224, 224, 3), "audio": torch.zeros(1, 30720)}
+
+
+def tokens(num_inputs: int, num_latents: int) -> dict[str, Any]:
+    return {"x": torch.zeros(1, num_inputs, dtype=torch.long), "prefix_len": num_inputs - num_latents}
+
+
+INPUTS: dict[str, dict[str, Any]] = {
+    "perceiver_io_language_base": {"x": TOKENS},
+    "perceiver_io_text_classifier": {"x": TOKENS},
+    "perceiver_io_token_classifier": {"x": TOKENS},
+    "perceiver_ar_byte_base": tokens(4096, 512),
+    "perceiver_ar_xlnet_base": tokens(1024, 512),
+    "perceiver_ar_maestro": tokens(4096, 2048),
+    "perceiver_ar_giantmidi": tokens(6144, 2048),
+    "perceiver_io_fourier": {"x": IMAGES},
+    "perceiver_io_learned": {"x": IMAGES},
+    "perceiver_io_conv": {"x": IMAGES},
+    "perceiver_io_mnist": {"x": torch.zeros(1, 28, 28, 1)},
+    "perceiver_io_optical_flow": {"x": torch.zeros(1, 2, 27, 368, 496)},
+    "perceiver_io_multimodal": CLIPS,
+}
+VARIANTS = [
+    pytest.param(task, name, id=name)
+    for task in TASKS.values()
+    for name in importlib.import_module(task.package).__all__
+    if name.startswith(("perceiver_io_", "perceiver_ar_"))
 ]
 
 
-@pytest.mark.parametrize("variant, model_class, inputs", VARIANTS, ids=lambda value: getattr(value, "__name__", ""))
-def test_named_variants_are_as_the_page_says(variant: Any, model_class: type[nn.Module], inputs: Any) -> None:
+@pytest.mark.parametrize("task, name", VARIANTS)
+def test_named_variants_are_as_the_page_says(task: Task, name: str) -> None:
+    package = importlib.import_module(task.package)
     with torch.device("meta"):
-        model = model_class(variant())
-    inputs = {name: x.to("meta") if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
+        model = getattr(package, task.model)(getattr(package, name)())
+    inputs = {key: x.to("meta") if isinstance(x, Tensor) else x for key, x in INPUTS[name].items()}
     sizes = vars(summary(model, **inputs))
     assert sizes.pop("trained") == sizes["parameters"]
-    row = f"| `{variant.__name__}` | " + " | ".join(f"{value:,}" for value in sizes.values()) + " |"
+    row = f"| `{name}` | " + " | ".join(f"{value:,}" for value in sizes.values()) + " |"
     assert row in PAGE.read_text(encoding="utf-8")
 
 
