@@ -35,6 +35,7 @@ class Task:
         data_default: Class that all of these data modules are, and arguments that are their defaults.
         processor: What is saved beside a converted model.
         official: Hub ids of official weights for transformers' own Perceiver classes. None: there is no such class.
+        schedule: Of the learning rate, as the command line starts.
         logs: Folder of the runs, below `logs`.
     """
 
@@ -52,6 +53,7 @@ class Task:
     data_default: Mapping[str, Any] | None = None
     processor: Literal["tokenizer", "image_processor"] | None = None
     official: tuple[str, ...] | None = None
+    schedule: Literal["ConstantWithWarmupLR", "CosineWithWarmupLR"] = "ConstantWithWarmupLR"
     logs: str
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ TASKS: dict[str, Task] = {
             "init_args": {"task": "clm", "padding_side": "left"},
         },
         processor="tokenizer",
+        schedule="CosineWithWarmupLR",
         logs="clm",
     ),
     "text-classifier": Task(
@@ -184,6 +187,7 @@ TASKS: dict[str, Task] = {
         variant="perceiver_ar_maestro",
         links={"vocab_size": ("vocab_size",), "max_seq_len": ("max_seq_len",)},
         data=("GiantMidiPianoDataModule", "LocalMidiDataModule", "MaestroV3DataModule", "SyntheticPianoDataModule"),
+        schedule="CosineWithWarmupLR",
         logs="sam",
     ),
     "multimodal-autoencoder": Task(

@@ -2,7 +2,7 @@
 
     --data=WikiTextDataModule            any data module of the task, by class name or by import path
     --optimizer=AdamW --optimizer.lr=1e-3     an optimizer of torch.optim or pytorch_optimizer (Lamb, ...)
-    --lr_scheduler.warmup_steps=100      of the default ConstantWithWarmupLR, or of --lr_scheduler=CosineWithWarmupLR
+    --lr_scheduler.warmup_steps=100      of the task's schedule; another: --lr_scheduler=ConstantWithWarmupLR
     --config=run.yaml                    what --print_config prints and what every run saves beside its logs
 
 Values come, the later the stronger, from signatures, the task's named variant, trainer.yaml, config files and flags.
@@ -49,6 +49,7 @@ def train(name: str, args: ArgsType = None) -> None:
     linked = {target for targets in links.values() for target in targets}
     variant = asdict(getattr(package, task.variant)())
     defaults = {flag: value for flag, value in flags(variant, "model") if flag not in linked}
+    defaults["lr_scheduler"] = {"class_path": task.schedule}
     defaults["trainer.logger"] = {
         "class_path": "TensorBoardLogger",
         "init_args": {"save_dir": "logs", "name": task.logs},
@@ -118,7 +119,7 @@ class CLI(LightningCLI):
         for source, targets in self.links.items():
             for target in targets:
                 parser.link_arguments(source, target, apply_on="instantiate")
-        parser.set_defaults({"lr_scheduler": {"class_path": "ConstantWithWarmupLR"}, **self.defaults})
+        parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses without Lightning's warning that `args` and `sys.argv` are both there: `perceiver mlm` has both."""
@@ -168,10 +169,11 @@ def configure_optimizers(
     lr_scheduler = instantiate_class(optimizer, lr_scheduler_init)
     if isinstance(lr_scheduler, CosineWithWarmupLR) and lr_scheduler.training_steps == 0:
         steps = lightning_module.trainer.estimated_stepping_batches
-        if not lr_scheduler.warmup_steps < steps < float("inf"):
+        if steps == float("inf"):
             raise ValueError(
-                f"a training of {steps} steps with lr_scheduler.warmup_steps={lr_scheduler.warmup_steps} gives the "
-                "cosine no length: set trainer.max_steps, trainer.max_epochs or lr_scheduler.training_steps"
+                "a training without an end gives CosineWithWarmupLR no length: set trainer.max_steps, "
+                "trainer.max_epochs or lr_scheduler.training_steps, or use lr_scheduler=ConstantWithWarmupLR"
             )
-        lr_scheduler.training_steps = int(steps)
+        if steps > lr_scheduler.warmup_steps:  # otherwise the training ends before the cosine begins
+            lr_scheduler.training_steps = int(steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}

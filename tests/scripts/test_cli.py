@@ -54,6 +54,7 @@ class LinearDataModule(LightningDataModule):
 
 LINKS = {"data.num_channels": ["model.encoder.num_channels"]}
 DEFAULTS = {
+    "lr_scheduler": {"class_path": "ConstantWithWarmupLR"},
     "model.encoder.num_outputs": 7,
     "trainer.logger": {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "logs", "name": "linear"}},
 }
@@ -197,11 +198,20 @@ def test_cosine_ends_with_the_training(length: str, tmp_path: Path, monkeypatch:
     assert saved["optimizer"]["class_path"] == "torch.optim.AdamW"
 
 
+@pytest.mark.filterwarnings("ignore:.*The training will run.*:UserWarning")
 def test_cosine_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data=LinearDataModule", "--lr_scheduler=CosineWithWarmupLR", "--lr_scheduler.warmup_steps=6"]
-    with pytest.raises(ValueError, match=r"training of 6 steps with lr_scheduler.warmup_steps=6 .* trainer.max_steps"):
-        cli("fit", *flags, "--trainer.max_steps=6", "--trainer.logger=false", *QUIET)
+    with pytest.raises(ValueError, match="training without an end gives CosineWithWarmupLR no length"):
+        cli("fit", *flags, "--trainer.max_epochs=-1", "--trainer.logger=false", *QUIET)
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_a_training_may_end_within_the_warmup(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data=LinearDataModule", "--lr_scheduler=CosineWithWarmupLR", "--lr_scheduler.warmup_steps=6"]
+    run = cli("fit", *flags, f"--trainer.max_steps={steps}", "--trainer.logger=false", *QUIET)
+    assert run.model.rates == pytest.approx([1e-3 * step / 6 for step in range(steps)])
 
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
