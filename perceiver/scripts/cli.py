@@ -8,6 +8,7 @@
 Values come, the later the stronger, from signatures, the task's named variant, trainer.yaml, config files and flags.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +24,9 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, instantiate_class
 from torch.optim import Optimizer
 
+from perceiver.model.core.checkpoint import published_classes, read_checkpoint
+from perceiver.model.lightning.model import LitModel
+from perceiver.scripts import former
 from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
 from perceiver.tasks import TASKS
 
@@ -90,7 +94,8 @@ class CLI(LightningCLI):
     ) -> None:
         self.defaults = defaults
         self.links = links
-        with resources.as_file(resources.files("perceiver.scripts") / "trainer.yaml") as trainer_defaults:
+        trainer_yaml = resources.as_file(resources.files("perceiver.scripts") / "trainer.yaml")
+        with trainer_yaml as trainer_defaults, published_classes():
             kwargs = {"default_config_files": [str(trainer_defaults)]}
             super().__init__(
                 model_class,
@@ -122,8 +127,29 @@ class CLI(LightningCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses without Lightning's warning that `args` and `sys.argv` are both there: `perceiver mlm` has both."""
-        self.config = parser.parse_object(args) if isinstance(args, dict | Namespace) else parser.parse_args(args)
+        """Parses, also what 0.11 called otherwise, and without Lightning's warning that `args` and `sys.argv` are both
+        there: `perceiver mlm` has both."""
+        if isinstance(args, dict | Namespace):
+            self.config = parser.parse_object(args)
+            return
+        try:
+            arguments = former.todays(sys.argv[1:] if args is None else args)
+        except ValueError as error:
+            parser.error(str(error))
+        self.config = parser.parse_args(arguments)
+
+    def _parse_ckpt_path(self) -> None:
+        """As Lightning does, takes the model's arguments from `--ckpt_path`: from checkpoints of 0.8 to 0.11, too, and
+        not the names of files that the model once started from."""
+        subcommand = self.config.get("subcommand")
+        path = subcommand and self.config[subcommand].get("ckpt_path")
+        model_class = self.model_class
+        if path and Path(path).is_file() and isinstance(model_class, type) and issubclass(model_class, LitModel):
+            try:
+                values = model_class.arguments(read_checkpoint(path).hyper_parameters)
+            except ValueError as error:
+                self.parser.error(f"--ckpt_path: {error}")
+            self.config = self.parser.parse_object({subcommand: {"model": values}}, self.config)
 
     def before_instantiate_classes(self) -> None:
         """Fills in the default optimizer, so that the saved config has it."""

@@ -29,8 +29,11 @@ COMPUTED_BUFFERS = ("position_encoding.position_encoding", "inv_freq")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-class _Record:
-    """Stands in for a pickled configuration object: its fields end up in `__dict__`."""
+class _Record(dict[str, Any]):
+    """Stands in for a pickled configuration object: a dictionary of its fields."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.update(state)
 
 
 def _enum_value(value: Any) -> Any:
@@ -150,7 +153,7 @@ def _lightning_checkpoint(content: Any, source: str) -> Checkpoint:
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
         raise ValueError(f"{source} is not a Lightning checkpoint: it has no state_dict and hyper_parameters")
     return Checkpoint(
-        hyper_parameters={name: _plain(value) for name, value in content["hyper_parameters"].items()},
+        hyper_parameters=_plain(content["hyper_parameters"]),
         state_dict=_strip_prefix(content["state_dict"], "model.", source),
     )
 
@@ -205,7 +208,7 @@ def _read_sharded(folder: Path) -> Checkpoint:
 
 
 def _plain(value: Any) -> Any:
-    return {name: _plain(v) for name, v in vars(value).items()} if isinstance(value, _Record) else value
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _read_folder(folder: Path) -> Checkpoint:
@@ -263,10 +266,18 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
 
 
+def published_classes() -> torch.serialization.safe_globals:
+    """A context in which `torch.load(weights_only=True)` reads the configurations in checkpoints of 0.8 to 0.11, as
+    dictionaries."""
+    classes = [(target, name) for name, target in _PICKLED_CLASSES.items()]
+    known = torch.serialization.get_safe_globals()  # torch's context forgets, at its end, what was known before it
+    return torch.serialization.safe_globals([item for item in classes if item not in known])
+
+
 def _unpickle(file: Path | BinaryIO, source: str) -> Any:
     """Reads a pickle of plain values, tensors and the configurations of published checkpoints, and nothing else."""
     try:
-        with torch.serialization.safe_globals([(target, name) for name, target in _PICKLED_CLASSES.items()]):
+        with published_classes():
             # memory mapping leaves optimizer states on disk; files older than the zip format can't be mapped
             mmap = isinstance(file, Path) and zipfile.is_zipfile(file)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)

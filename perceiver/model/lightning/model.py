@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +21,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from perceiver.model.core.checkpoint import load_parameters, read_checkpoint, without_params
+from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint, without_params
 from perceiver.model.core.config import Config
 from perceiver.model.core.layers import AttentionLayer
 
@@ -66,6 +67,12 @@ class LitModel(pl.LightningModule):
         return cls(**{field.name: getattr(config, field.name) for field in fields(config)}, **kwargs)
 
     @classmethod
+    def arguments(cls, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a checkpoint's hyper-parameters that are arguments now, without what it was initialised from."""
+        names = {field.name for field in fields(cls.config_class)} | inspect.signature(cls).parameters.keys()
+        return {name: value for name, value in hyper_parameters.items() if name in names - {"params"}}
+
+    @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's is no ordinary class method
         cls, checkpoint_path: str | Path, map_location: Any = None, *, weights_only: bool | None = True, **kwargs: Any
     ) -> Self:
@@ -80,10 +87,8 @@ class LitModel(pl.LightningModule):
         if weights_only is False:
             raise ValueError("weights_only=False is not supported: no published checkpoint needs it")
         checkpoint = read_checkpoint(checkpoint_path)
+        values = {**cls.arguments(checkpoint.hyper_parameters), **kwargs}
         config_names = {field.name for field in fields(cls.config_class)}
-        own_names = inspect.signature(cls).parameters.keys() - {"params"}
-        known = {n: v for n, v in checkpoint.hyper_parameters.items() if n in config_names | own_names}
-        values = {**known, **kwargs}
         config = cls.config_class.from_dict({name: values.pop(name) for name in config_names & values.keys()})
         lit_model = cls.create(config, **values)
         load_parameters(lit_model.model, checkpoint.state_dict, checkpoint_path)
@@ -145,6 +150,9 @@ class LitModel(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.dropout_seed = checkpoint.get("dropout_seed", self.dropout_seed)
+        parameters = checkpoint.get("state_dict", {})  # those of a sharded model are elsewhere
+        for name in [name for name in parameters if name.endswith(COMPUTED_BUFFERS)]:
+            del parameters[name]  # position codes, in checkpoints of 0.8 to 0.11
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._logged_step(batch, "train")
