@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM
 
 from perceiver.data.audio import encode_midi, piano_piece
 from perceiver.model.audio import symbolic
-from perceiver.scripts.audio import symbolic as script
-from tests.examples.scripts import EXAMPLES, load
+from tests.examples.scripts import load
 
-FOLDER = EXAMPLES / "training" / "sam"
 synthetic = load("training/sam/synthetic.py")
 Onset = synthetic.Onset
 
 
-# --- the recipes ---
-
-RECIPES: dict[str, tuple[symbolic.SymbolicAudioModelConfig, dict[str, Any]]] = {
-    "train.sh": (symbolic.perceiver_ar_maestro(), {"max_seq_len": 4096, "batch_size": 16, "random_transposition": 3}),
-    "train_giantmidi.sh": (symbolic.perceiver_ar_giantmidi(), {"max_seq_len": 6144, "batch_size": 8}),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_flags_are_those_of_the_recipe(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _, command = (FOLDER / name).read_text().replace("\\\n", " ").split("python -m perceiver.scripts.audio.symbolic ")
-    with pytest.raises(SystemExit) as stop:
-        script.main([*shlex.split(command)[:-1], "--print_config"])  # without "$@"
-    output = capsys.readouterr()
-    assert stop.value.code == 0, output.err
-    config = yaml.safe_load(output.out)
-    model, data = RECIPES[name]
-    for field in ("max_latents", "num_channels", "num_self_attention_layers", "abs_pos_emb", "output_norm"):
-        assert config["model"][field] == getattr(model, field)
-    assert config["data"]["init_args"] | data == config["data"]["init_args"]
-    trainer = config["trainer"]
-    assert (trainer["max_steps"], trainer["devices"], trainer["precision"]) == (20000, "2", "bf16-mixed")
-    effective = config["data"]["init_args"]["batch_size"] * trainer["accumulate_grad_batches"] * 2
-    assert effective == 64
+# --- the recipes, whose flags are compared in test_published_recipes.py ---
 
 
 @pytest.fixture

@@ -54,13 +54,6 @@ def configuration(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> d
     return yaml.safe_load(output.out)
 
 
-def test_flags_for_mnist_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    config = configuration(arguments_of("train.sh"), capsys)
-    assert config["data"]["init_args"]["batch_size"] * int(config["trainer"]["devices"]) == 2 * 128
-    assert config["optimizer"]["class_path"] == "torch.optim.AdamW"
-    assert (config["optimizer"]["init_args"]["lr"], config["trainer"]["max_epochs"]) == (1e-3, 30)
-
-
 def test_flags_for_imagenet_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration(arguments_of("train_imagenet.sh"), capsys)
     paper = asdict(image_classifier.perceiver_io_fourier())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,10 +75,11 @@ def printed_config(script: ModuleType, capsys: pytest.CaptureFixture[str], *args
     return yaml.safe_load(output.out)
 
 
-def test_defaults_are_the_official_classifier(capsys: pytest.CaptureFixture[str]) -> None:
+def test_defaults_are_the_published_classifier(capsys: pytest.CaptureFixture[str]) -> None:
     model = printed_config(classifier, capsys, "fit")["model"]
-    official = official_backend_config(PerceiverConfig(qk_channels=256, v_channels=1280))
-    assert official == TextClassifierConfig(
+    official = official_backend_config(PerceiverConfig(qk_channels=256, v_channels=1280))  # of transformers' class
+    published = replace(official, decoder=replace(official.decoder, num_output_query_channels=768))
+    assert published == TextClassifierConfig(
         TextEncoderConfig(**model["encoder"], vocab_size=262, max_seq_len=2048),
         ClassificationDecoderConfig(**model["decoder"], num_classes=2),
         **{name: model[name] for name in ("num_latents", "num_latent_channels")},

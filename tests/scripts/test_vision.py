@@ -15,7 +15,12 @@ import yaml
 from transformers import pipeline
 
 from perceiver.model.core.config import ClassificationDecoderConfig
-from perceiver.model.vision.image_classifier import ImageClassifier, ImageClassifierConfig, ImageEncoderConfig
+from perceiver.model.vision.image_classifier import (
+    ImageClassifier,
+    ImageClassifierConfig,
+    ImageEncoderConfig,
+    perceiver_io_mnist,
+)
 from perceiver.model.vision.optical_flow import (
     OpticalFlowConfig,
     OpticalFlowDecoderConfig,
@@ -48,6 +53,7 @@ def test_default_image_classifier_is_the_one_for_mnist(capsys: pytest.CaptureFix
         ClassificationDecoderConfig(**model["decoder"], num_classes=10),
         **{name: model[name] for name in ("num_latents", "num_latent_channels")},
     )
+    assert config == perceiver_io_mnist()
     with torch.device("meta"):
         classifier = ImageClassifier(config)
     assert sum(parameter.numel() for parameter in classifier.parameters()) == 907_212

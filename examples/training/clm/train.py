@@ -16,13 +16,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from perceiver.data.text import Task, WikiTextDataModule
 from perceiver.model.text import clm
-from perceiver.scripts.lrs import ConstantWithWarmupLR
+from perceiver.scripts.lrs import CosineWithWarmupLR
 
 
 class Model(clm.LitCausalLanguageModel):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=2e-4)
-        scheduler = ConstantWithWarmupLR(optimizer, warmup_steps=200)
+        steps = self.trainer.max_steps
+        scheduler = CosineWithWarmupLR(optimizer, training_steps=steps, warmup_steps=min(200, steps - 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer=arguments.tokenizer,
         max_seq_len=arguments.max_seq_len,
         batch_size=arguments.batch_size,
+        random_train_shift=True,
     )
     config = clm.CausalLanguageModelConfig(
         vocab_size=data.vocab_size,
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_steps=arguments.max_steps,
         accumulate_grad_batches=arguments.accumulate,
         gradient_clip_val=0.5,
+        val_check_interval=0.5,
         devices=arguments.devices,
         strategy="ddp" if arguments.devices > 1 else "auto",
         precision="bf16-mixed" if torch.cuda.is_available() else "32-true",

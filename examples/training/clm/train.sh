@@ -8,6 +8,7 @@ python -m perceiver.scripts.text.clm fit \
   --data.tokenizer=deepmind/language-perceiver \
   --data.max_seq_len=4096 \
   --data.batch_size=24 \
+  --data.random_train_shift=true \
   --model.max_latents=512 \
   --model.num_channels=512 \
   --model.num_self_attention_layers=8 \
@@ -18,6 +19,7 @@ python -m perceiver.scripts.text.clm fit \
   --trainer.max_steps=20000 \
   --trainer.accumulate_grad_batches=2 \
   --trainer.gradient_clip_val=0.5 \
+  --trainer.val_check_interval=0.5 \
   --trainer.accelerator=gpu \
   --trainer.devices=2 \
   --trainer.strategy=ddp \

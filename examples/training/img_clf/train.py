@@ -38,9 +38,14 @@ def model_config(data: MNISTDataModule) -> image_classifier.ImageClassifierConfi
             num_self_attention_layers_per_block=3,
             first_self_attention_block_shared=False,
             dropout=0.1,
+            init_scale=0.1,
         ),
         decoder=image_classifier.ClassificationDecoderConfig(
-            num_classes=data.num_classes, num_output_query_channels=128, num_cross_attention_heads=1, dropout=0.1
+            num_classes=data.num_classes,
+            num_output_query_channels=128,
+            num_cross_attention_heads=1,
+            dropout=0.1,
+            init_scale=0.1,
         ),
         num_latents=32,
         num_latent_channels=128,

@@ -13,7 +13,11 @@ python -m perceiver.scripts.vision.image_classifier fit \
   --model.encoder.num_self_attention_blocks=3 \
   --model.encoder.num_self_attention_layers_per_block=3 \
   --model.encoder.first_self_attention_block_shared=false \
+  --model.encoder.dropout=0.1 \
+  --model.encoder.init_scale=0.1 \
   --model.decoder.num_output_query_channels=128 \
+  --model.decoder.dropout=0.1 \
+  --model.decoder.init_scale=0.1 \
   --optimizer=AdamW \
   --optimizer.lr=1e-3 \
   --lr_scheduler.warmup_steps=500 \

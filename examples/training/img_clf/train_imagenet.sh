@@ -15,7 +15,9 @@ python -m perceiver.scripts.vision.image_classifier fit \
   --model.encoder.num_self_attention_blocks=8 \
   --model.encoder.num_self_attention_layers_per_block=6 \
   --model.encoder.first_self_attention_block_shared=true \
+  --model.encoder.init_scale=0.02 \
   --model.decoder.num_output_query_channels=1024 \
+  --model.decoder.init_scale=0.02 \
   --model.label_smoothing=0.1 \
   --optimizer=Lamb \
   --optimizer.lr=2e-3 \

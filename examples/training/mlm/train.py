@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,11 +17,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from perceiver.data.text import ImdbDataModule
 from perceiver.model.text import mlm
+from perceiver.scripts.lrs import ConstantWithWarmupLR
 
 
 class Model(mlm.LitMaskedLanguageModel):
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-5)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-5)
+        scheduler = ConstantWithWarmupLR(optimizer, warmup_steps=1000)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,12 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not Path(arguments.model).is_dir():
         mlm.convert_model(save_dir=arguments.model, source_repo_id="deepmind/language-perceiver")
     config = mlm.PerceiverMaskedLanguageModelConfig.from_pretrained(arguments.model).backend_config
+    config = replace(config, activation_checkpointing=True)  # as the published run, for cards with 12 GB
 
     data = ImdbDataModule(
         repo_id=arguments.data,
         tokenizer=arguments.model,
         max_seq_len=config.encoder.max_seq_len,
-        mask_words=True,
+        add_special_tokens=True,
         batch_size=arguments.batch_size,
     )
     checkpoints = ModelCheckpoint(filename="{epoch:03d}-{val_loss:.3f}", monitor="val_loss")

@@ -10,11 +10,13 @@ python -m perceiver.scripts.text.mlm fit \
   --data=ImdbDataModule \
   --data.tokenizer=deepmind/language-perceiver \
   --data.max_seq_len=2048 \
-  --data.mask_words=true \
+  --data.add_special_tokens=true \
   --data.batch_size=32 \
   --model.params=logs/language-perceiver \
+  --model.activation_checkpointing=true \
   --optimizer=AdamW \
   --optimizer.lr=1e-5 \
+  --lr_scheduler.warmup_steps=1000 \
   --trainer.max_epochs=12 \
   --trainer.accelerator=gpu \
   --trainer.devices=2 \

@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=URL, help="zip archive or folder of MAESTRO v3.0.0, or where to download it")
     parser.add_argument("--output_dir", type=Path, default=Path("logs/sam_maestro"))
-    parser.add_argument("--max_seq_len", type=int, default=4096)
-    parser.add_argument("--max_latents", type=int, default=2048)
+    parser.add_argument("--max_seq_len", type=int, default=2048)
+    parser.add_argument("--max_latents", type=int, default=1024)
     parser.add_argument("--num_channels", type=int, default=512)
     parser.add_argument("--num_layers", type=int, default=8, help="self-attention layers")
-    parser.add_argument("--batch_size", type=int, default=16, help="per device")
+    parser.add_argument("--batch_size", type=int, default=48, help="per device")
     parser.add_argument("--accumulate", type=int, default=2, help="batches per step")
     parser.add_argument("--max_steps", type=int, default=20000)
     parser.add_argument("--devices", type=int, default=2)
@@ -45,9 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = MaestroV3DataModule(
         source=arguments.data,
         max_seq_len=arguments.max_seq_len,
-        min_seq_len=arguments.max_latents,
-        random_transposition=3,
-        random_tempo=0.05,
         batch_size=arguments.batch_size,
     )
     config = symbolic.SymbolicAudioModelConfig(
@@ -55,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_latents=arguments.max_latents,
         num_channels=arguments.num_channels,
         num_self_attention_layers=arguments.num_layers,
-        cross_attention_dropout=0.5,
+        cross_attention_dropout=0.1,
+        post_attention_dropout=0.1,
         residual_dropout=0.1,
+        activation_checkpointing=True,
         abs_pos_emb=False,
         output_norm=True,
         output_bias=False,
@@ -66,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_steps=arguments.max_steps,
         accumulate_grad_batches=arguments.accumulate,
         gradient_clip_val=0.5,
+        val_check_interval=0.5,
         devices=arguments.devices,
         strategy="ddp" if arguments.devices > 1 else "auto",
         precision="bf16-mixed" if torch.cuda.is_available() else "32-true",

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,13 +20,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from perceiver.data.text import ImdbDataModule, Task
 from perceiver.model.text import classifier, mlm
+from perceiver.scripts.lrs import ConstantWithWarmupLR
 
 
 class Model(classifier.LitTextClassifier):
     learning_rate: float
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+        scheduler = ConstantWithWarmupLR(optimizer, warmup_steps=100)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def train(model: Model, data: ImdbDataModule, folder: Path, max_epochs: int, devices: int) -> str:
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         encoder=mlm_config.encoder,
         decoder=classifier.ClassificationDecoderConfig(
             num_classes=data.num_classes,
-            num_output_query_channels=mlm_config.num_latent_channels,
+            num_output_query_channels=mlm_config.encoder.num_input_channels,
             num_cross_attention_heads=1,
             dropout=0.1,
         ),
@@ -74,12 +78,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_latent_channels=mlm_config.num_latent_channels,
     )
 
-    frozen = replace(config, encoder=replace(config.encoder, params=arguments.encoder, freeze=True))
+    frozen = replace(config, encoder=replace(config.encoder, params=arguments.encoder, freeze=True, dropout=0.0))
     model = Model.create(frozen)
     model.learning_rate = 1e-3
     best = train(model, data, arguments.output_dir / "dec", arguments.max_epochs[0], arguments.devices)
 
-    model = Model.create(config, params=best)
+    model = Model.create(replace(config, activation_checkpointing=True), params=best)
     model.learning_rate = 5e-6
     best = train(model, data, arguments.output_dir / "all", arguments.max_epochs[1], arguments.devices)
 

@@ -8,10 +8,12 @@ python -m perceiver.scripts.text.classifier fit \
   --data.tokenizer=deepmind/language-perceiver \
   --data.max_seq_len=2048 \
   --data.add_special_tokens=true \
-  --data.batch_size=16 \
+  --data.batch_size=64 \
   --model.params=logs/txt_clf_dec/version_0/checkpoints/last.ckpt \
+  --model.activation_checkpointing=true \
   --optimizer=AdamW \
   --optimizer.lr=5e-6 \
+  --lr_scheduler.warmup_steps=100 \
   --trainer.max_epochs=10 \
   --trainer.accelerator=gpu \
   --trainer.devices=4 \

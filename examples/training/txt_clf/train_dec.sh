@@ -11,8 +11,10 @@ python -m perceiver.scripts.text.classifier fit \
   --data.batch_size=64 \
   --model.encoder.params=logs/mlm_imdb/version_0/checkpoints/last.ckpt \
   --model.encoder.freeze=true \
+  --model.encoder.dropout=0.0 \
   --optimizer=AdamW \
   --optimizer.lr=1e-3 \
+  --lr_scheduler.warmup_steps=100 \
   --trainer.max_epochs=12 \
   --trainer.accelerator=gpu \
   --trainer.devices=4 \

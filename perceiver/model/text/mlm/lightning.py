@@ -32,7 +32,7 @@ class LitMaskedLanguageModel(LitModel):
         self,
         encoder: TextEncoderConfig,
         decoder: TextDecoderConfig,
-        num_predictions: int = 3,
+        num_predictions: int = 5,
         masked_samples: list[str] | None = None,
         params: str | None = None,
         **kwargs: Any,

@@ -100,9 +100,10 @@ def perceiver_io_mnist() -> ImageClassifierConfig:
             num_self_attention_layers_per_block=3,
             first_self_attention_block_shared=False,
             dropout=0.1,
+            init_scale=0.1,
         ),
         decoder=ClassificationDecoderConfig(
-            num_classes=10, num_output_query_channels=128, num_cross_attention_heads=1, dropout=0.1
+            num_classes=10, num_output_query_channels=128, num_cross_attention_heads=1, dropout=0.1, init_scale=0.1
         ),
         num_latents=32,
         num_latent_channels=128,
