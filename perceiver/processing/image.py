@@ -9,6 +9,7 @@ them, and says what is wrong with an image that it can't take.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,59 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
         if channels_last:
             pixel_values = [np.moveaxis(image, 0, -1) for image in pixel_values]
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+
+class ImagePreprocessor:
+    """Images -> tensors for a backend model.
+
+    Args:
+        image_processor: Says how.
+    """
+
+    def __init__(self, image_processor: PerceiverImageClassifierInputProcessor):
+        self.image_processor = image_processor
+
+    def preprocess(self, image: Any) -> Tensor:
+        """An image, of any kind that the image processor takes -> (H, W, C)"""
+        return self.preprocess_batch([image])[0]
+
+    def preprocess_batch(self, images: Sequence[Any]) -> Tensor:
+        """Images -> (B, H, W, C)"""
+        pixel_values: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        return pixel_values
+
+
+class ImageNetPreprocessor(ImagePreprocessor):
+    """As the official ImageNet models want images: the center crop, resized to 224 x 224, normalized.
+
+    Args:
+        channels_last: Return (B, H, W, C), which the models take; otherwise (B, C, H, W).
+    """
+
+    def __init__(self, *, channels_last: bool = True):
+        super().__init__(PerceiverImageClassifierInputProcessor(channels_last=channels_last))
+
+
+class MNISTPreprocessor(ImagePreprocessor):
+    """As `MNISTDataModule` prepares digits: in grayscale, of their own size.
+
+    Args:
+        normalize: Scale pixels to [-1, 1]; otherwise they are in [0, 1].
+        channels_last: Return (B, H, W, C), which the model takes; otherwise (B, C, H, W).
+    """
+
+    def __init__(self, *, normalize: bool = True, channels_last: bool = True):
+        super().__init__(
+            PerceiverImageClassifierInputProcessor(
+                single_channel=True,
+                channels_last=channels_last,
+                do_center_crop=False,
+                do_resize=False,
+                do_normalize=normalize,
+                image_mean=0.5,
+                image_std=0.5,
+            )
+        )
 
 
 def image_array(image: npt.NDArray[Any] | Tensor, input_data_format: Any = None) -> npt.NDArray[Any]:

@@ -57,14 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     return convert("checkpoint", arguments.task, arguments.source, arguments.save_dir, keywords)
 
 
-def convert_all(output_dir: Path, checkpoints: list[tuple[str, str, str, dict[str, Any]]], keywords: Any) -> int:
+def convert_all(
+    output_dir: Path, checkpoints: list[tuple[str, str, str, dict[str, Any]]], keywords: Any, *, official: bool = True
+) -> int:
     """Converts all official models, and checkpoints (task, ckpt, name, arguments). One that fails stops no other.
 
     Folders that are there already are left alone.
     """
     sources = [
         ("model", task, repo_id, repo_id.split("/")[-1], keywords)
-        for task in TASKS
+        for task in (TASKS if official else ())
         for repo_id in TASKS[task].official or ()
     ]
     sources += [("checkpoint", task, ckpt, name, own | keywords) for task, ckpt, name, own in checkpoints]

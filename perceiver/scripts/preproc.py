@@ -37,6 +37,7 @@ DATA_MODULES = {
         "giantmidi": "GiantMidiPianoDataModule",
         "local": "LocalMidiDataModule",
         "maestro": "MaestroV3DataModule",
+        "maestro-v3": "MaestroV3DataModule",  # as in 0.11
         "synthetic": "SyntheticPianoDataModule",
     },
 }

@@ -1,1 +1,5 @@
 """Generic parts that every model is built from. Nothing here knows a task."""
+
+from perceiver.moved import moved_names
+
+__getattr__ = moved_names(__name__)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from perceiver.model.text.common.backend import labelled_positions
 from perceiver.model.text.mlm.backend import MaskedLanguageModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from perceiver.processing.text import TextPreprocessor
 
 MASK = "<mask>"
 
@@ -40,14 +43,12 @@ def fill_masks(
     Raises:
         ValueError: if the tokenizer has no mask token or `num_predictions` is not in [1, vocabulary size].
     """
-    if tokenizer.mask_token is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no mask token")
     vocab_size = model.config.decoder.vocab_size
     if not 1 <= num_predictions <= vocab_size:
         raise ValueError(f"num_predictions={num_predictions} must be in [1, {vocab_size}]")
-    if not samples:
+    texts = with_mask_tokens(samples, tokenizer)
+    if not texts:
         return []
-    texts = [sample.replace(MASK, tokenizer.mask_token) for sample in samples]
     encoding = tokenizer(
         texts, padding=True, padding_side="right", add_special_tokens=add_special_tokens, return_tensors="pt"
     )
@@ -57,10 +58,59 @@ def fill_masks(
     positions, labels = labelled_positions(torch.where(masked, input_ids, -100), input_ids)  # B P
     logits = model(input_ids, pad_mask, output_positions=positions)
     best = logits.topk(num_predictions, dim=-1).indices  # B P predictions
-    filled: list[list[str]] = [[] for _ in samples]
-    for i in range(num_predictions):
-        predicted = torch.where(labels != -100, best[..., i], input_ids.gather(1, positions))
-        completed = tokenizer.batch_decode(input_ids.scatter(1, positions, predicted), skip_special_tokens=True)
-        for texts_of_sample, text in zip(filled, completed, strict=True):
-            texts_of_sample.append(text)
-    return filled
+    best = torch.where((labels != -100)[..., None], best, input_ids.gather(1, positions)[..., None])
+    filled = [input_ids.scatter(1, positions, best[..., i]) for i in range(num_predictions)]
+    return _texts(filled, tokenizer)
+
+
+class MaskFiller:
+    """Fills masks with any model of (input_ids, pad_mask), each (B, n), that returns logits (B, n, vocabulary).
+
+    `fill_masks` does the same with less work, for a `MaskedLanguageModel`.
+
+    Args:
+        preprocessor: The model's.
+    """
+
+    def __init__(self, preprocessor: TextPreprocessor):
+        self.preprocessor = preprocessor
+
+    @torch.no_grad()
+    def fill(
+        self, model: Callable[[Tensor, Tensor], Tensor], samples: Sequence[str], num_predictions: int
+    ) -> tuple[list[str], list[list[str]]]:
+        """Fills the masks in each of `samples`, in which `<mask>` or the tokenizer's own mask token stands for one.
+
+        Returns:
+            The samples with the tokenizer's mask token, and for each its `num_predictions` filled texts, best first.
+
+        Raises:
+            ValueError: if the tokenizer has no mask token.
+        """
+        tokenizer = self.preprocessor.tokenizer
+        texts = with_mask_tokens(samples, tokenizer)
+        input_ids, pad_mask = self.preprocessor.preprocess_batch(texts)
+        parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+        device = next((parameter.device for parameter in parameters), input_ids.device)
+        input_ids, pad_mask = input_ids.to(device), pad_mask.to(device)
+        best = model(input_ids, pad_mask).topk(num_predictions, dim=-1).indices  # B n predictions
+        masked = input_ids == tokenizer.mask_token_id
+        filled = [torch.where(masked, best[..., i], input_ids) for i in range(num_predictions)]
+        return texts, _texts(filled, tokenizer)
+
+
+def with_mask_tokens(samples: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The samples with the tokenizer's mask token in place of `<mask>`.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if tokenizer.mask_token is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no mask token")
+    return [sample.replace(MASK, tokenizer.mask_token) for sample in samples]
+
+
+def _texts(filled: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
+    """For each sample its texts, one of each (B, n) in `filled`."""
+    texts = [tokenizer.batch_decode(input_ids, skip_special_tokens=True) for input_ids in filled]
+    return [list(of_sample) for of_sample in zip(*texts, strict=True)]

@@ -34,7 +34,7 @@ from perceiver.model.vision.image_classifier.backend import (
     ImageClassifierConfig,
     ImageEncoderConfig,
 )
-from perceiver.processing.image import PerceiverImageClassifierInputProcessor
+from perceiver.processing.image import MNISTPreprocessor, PerceiverImageClassifierInputProcessor
 from perceiver.tasks import TASKS
 
 PerceiverImageClassifierConfig = config_class(TASKS["image-classifier"])
@@ -122,9 +122,7 @@ convert_model = model_converter(PerceiverImageClassifier, *OFFICIAL)
 
 def convert_mnist_classifier_checkpoint(save_dir: str | Path, ckpt_url: str | Path, **kwargs: Any) -> None:
     """`convert_checkpoint` of a classifier of MNIST digits: grayscale images of -1 to 1, classes 0 to 9."""
-    image_processor = PerceiverImageClassifierInputProcessor(
-        single_channel=True, do_center_crop=False, do_resize=False, image_mean=0.5, image_std=0.5
-    )
+    image_processor = MNISTPreprocessor().image_processor
     convert_checkpoint(save_dir, ckpt_url, image_processor, id2label={i: i for i in range(10)}, **kwargs)
 
 
