@@ -22,8 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from perceiver.data.checks import check_least, check_share
 from perceiver.data.examples import IGNORE
 from perceiver.data.streams import MASKS, stream
+from perceiver.moved import moved_names
 from perceiver.processing.text import PaddingSide
 from perceiver.processing.tokenization import tokenizer_name
+
+__getattr__ = moved_names(__name__)
 
 # Of what is selected; the rest stays as it is (BERT, arXiv 1810.04805, section 3.1).
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1

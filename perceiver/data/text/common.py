@@ -25,8 +25,11 @@ from perceiver.data.module import DataModule
 from perceiver.data.text.collator import DefaultCollator, TokenMaskingCollator, WordMaskingCollator
 from perceiver.data.text.corpus import LabelledDocuments, TokenChunks, write_corpus
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
+from perceiver.moved import moved_names
 from perceiver.processing.text import PaddingSide, TextPreprocessor, check_text_arguments
 from perceiver.processing.tokenization import check_tokenizer, special_ids, tokenizer_fingerprint
+
+__getattr__ = moved_names(__name__)
 
 
 class Task(Enum):

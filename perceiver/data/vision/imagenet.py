@@ -5,7 +5,10 @@ from typing import Any
 from perceiver.data.hub import HubSplits
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.transforms import IMAGENET_AUGMENTATION, IMAGENET_MIXING, Augmentation, Mixing
+from perceiver.moved import moved_names
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
+
+__getattr__ = moved_names(__name__)
 
 
 class ImageNetDataModule(ImageDataModule):
