@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForOpticalFlow, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -81,6 +82,7 @@ class OpticalFlowPipeline(Pipeline):
         render: Whether the result is a picture (H, W, 3), uint8, see `render_optical_flow`. Default: flow (H, W, 2),
             float32, in pixels.
         micro_batch_size: Tiles of a frame that the model gets at a time (default 1).
+        device: Where the model runs, in this call and from now on.
     """
 
     _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_processor = False  # type: ignore[assignment]
@@ -96,7 +98,13 @@ class OpticalFlowPipeline(Pipeline):
             flow_scale_factor=PIXELS_PER_UNIT,
         )
 
-    def __call__(self, image_pairs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, image_pairs: Any, *, device: torch.device | str | int | None = None, **kwargs: Any
+    ) -> Any:
+        if device is not None:
+            self.device = torch.device(device)
+            model: torch.nn.Module = self.model  # transformers' own `to` has lost its type
+            model.to(self.device)
         if isinstance(image_pairs, list) and image_pairs and all(map(is_frame, image_pairs)):
             image_pairs = tuple(image_pairs)  # one pair; a list would be one of pairs
         if isinstance(image_pairs, Iterator):  # transformers knows no iterators but generators

@@ -229,6 +229,16 @@ def test_arguments_of_the_pipeline_hold_for_its_calls() -> None:
     assert rendering([pair])[0].dtype == np.uint8
 
 
+def test_device_of_a_call() -> None:
+    """As README of 0.11 has it. The meta device has shapes but no values, so that nothing comes back from there."""
+    pipeline = OpticalFlowPipeline(model=hf_model())
+    pair = frame_pair(H + 1, W)
+    np.testing.assert_allclose(pipeline(pair, device="cpu"), pipeline(pair), atol=1e-5)
+    with pytest.raises(NotImplementedError, match="meta"):
+        pipeline(pair, device="meta")
+    assert pipeline.device.type == next(pipeline.model.parameters()).device.type == "meta"
+
+
 def test_many_pairs(tiny: OpticalFlowPipeline) -> None:
     pairs = [frame_pair(), frame_pair(H + 1, W), frame_pair(H, W + 3)]  # of any sizes
     expected = [tiny(pair) for pair in pairs]
