@@ -25,8 +25,10 @@ class EpochSampler(DistributedSampler[Any]):
 
     dataset: Any  # with a length
     start = 0  # keys that the next iteration skips
+    begun = False  # whether a loader has iterated over this epoch
 
     def set_epoch(self, epoch: int) -> None:
+        self.begun = False
         if self.shuffle and epoch != self.epoch:
             self.start = 0
             super().set_epoch(epoch)
@@ -46,8 +48,8 @@ class EpochSampler(DistributedSampler[Any]):
 class ResumableLoader(DataLoader[Any]):
     """Counts the examples it hands out, and can start after that many.
 
-    Lightning sets the epoch. A loop of your own does it with `loader.sampler.set_epoch(epoch)` before each epoch;
-    otherwise all epochs have the order and the masks of epoch 0.
+    Each iteration is the next epoch, 0 first. Lightning says which with `loader.sampler.set_epoch(epoch)`, as any loop
+    can that does not begin with 0.
 
     A state may be loaded into a loader with another batch size; it starts at the first example that was not handed out.
     Lightning itself counts batches, though: with another batch size it may end the resumed epoch early and leave out
@@ -61,6 +63,9 @@ class ResumableLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: nothing runs until the first batch is asked for. Lightning creates the iterator of a resumed run
         # before it tells the sampler the epoch.
+        if self.sampler.begun:
+            self.sampler.set_epoch(self.sampler.epoch + 1)
+        self.sampler.begun = True
         self.num_examples_done = self.sampler.start
         for batch in super().__iter__():
             self.num_examples_done = min(self.num_examples_done + self.batch_size, len(self.sampler))

@@ -8,12 +8,15 @@ Training batches are functions of `seed` and the epoch. The number of workers ch
 middle of an epoch (`loader.py`). Validation and test batches are the same in every epoch.
 """
 
+import inspect
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.parsing import collect_init_args
 from torch.utils.data import DataLoader
 
 from perceiver.data.cache import Cache
@@ -33,6 +36,8 @@ class DataModule(pl.LightningDataModule):
         seed: of all that is random, not negative.
 
     Attributes:
+        hparams: the arguments of the data module, as attributes or as a dictionary: those that a checkpoint can hold,
+            which are numbers, texts, tasks and lists of them. Paths are texts there.
         examples: examples by split, after `setup`: "train", "valid" and possibly "test".
         raw_data: where they come from. A subclass that has the methods of a source is its own one.
 
@@ -53,6 +58,13 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        frame = inspect.currentframe()
+        assert frame is not None
+        arguments: dict[str, Any] = {}
+        for of_class in collect_init_args(frame, [], classes=(DataModule,)):  # the leaf is the last
+            arguments |= of_class
+        plain = {name: _plain(value) for name, value in arguments.items() if _is_plain(value)}
+        self.save_hyperparameters(plain, logger=False)  # the model's alone are logged
         check_least(0, seed=seed)
         self.batch_size = batch_size
         self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
@@ -147,3 +159,18 @@ class DataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
         )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `torch.load` reads it, as `_plain` makes it, with `weights_only`."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, Enum):
+        return type(value) in torch.serialization.get_safe_globals()
+    return value is None or isinstance(value, bool | int | float | str | Path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value

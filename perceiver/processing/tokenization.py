@@ -160,6 +160,24 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
     return encoded.tokens[: text[0]].tolist(), encoded.tokens[text[-1] + 1 :].tolist()
 
 
+def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a document.
+
+    Raises:
+        ValueError: if the tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{tokenizer_name(tokenizer)} has no end-of-text token (eos_token) to separate documents")
+    return int(tokenizer.eos_token_id)
+
+
+def append_special(encoded: Encoded, token_id: int) -> Encoded:
+    """A special token after each document."""
+    ends = encoded.offsets[1:]
+    tokens, marks = np.insert(encoded.tokens, ends, token_id), np.insert(encoded.marks, ends, SPECIAL)
+    return Encoded(tokens, marks, encoded.offsets + np.arange(len(encoded.offsets)))
+
+
 def _encode_bytes(texts: pa.Array, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> Encoded:
     if len(texts) == 0:
         return Encoded(np.zeros(0, np.uint16), np.zeros(0, np.int8), np.zeros(1, np.int64))

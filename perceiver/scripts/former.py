@@ -26,7 +26,6 @@ RENAMED = {
 }
 # Flags that are no more -> the values that ask for nothing else than what happens now.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "data.add_eos_token": (False,),
     "data.shuffle": (True,),  # training examples are shuffled, the others are not
     # of Lightning before 2.0
     "trainer.amp_backend": ("native", None),

@@ -111,6 +111,23 @@ def test_ranks_share_random_windows(chunks):
     assert {row[0] for row in parts[0] + parts[1]} == set(range(38))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_plain_loop_goes_on_to_the_next_epoch(chunks, num_workers):
+    epochs = [epoch_of(loader(chunks), epoch) for epoch in range(3)]
+    plain = loader(chunks, num_workers=num_workers, persistent_workers=num_workers > 0)
+    assert [[[tensor.tolist() for tensor in batch] for batch in plain] for _ in range(2)] == epochs[:2]
+    list(islice(plain, 3))  # the beginning of epoch 2
+    state = plain.state_dict()
+    assert state == {"epoch": 2, "num_examples_done": 15, "num_replicas": 1}
+    assert epoch_of(plain, 0) == epochs[0]  # an epoch that is said is that epoch
+    assert epoch_of(plain, 0) == epochs[0]
+
+    resumed = loader(chunks, num_workers=num_workers)
+    resumed.load_state_dict(state)
+    assert [[tensor.tolist() for tensor in batch] for batch in resumed] == epochs[2][3:]
+    assert [[tensor.tolist() for tensor in batch] for batch in resumed] == epoch_of(loader(chunks), 3)
+
+
 @pytest.mark.parametrize("workers", [{"num_workers": 1}, {"num_workers": 2, "persistent_workers": True}])
 def test_workers_change_nothing(chunks, workers):
     alone, together = loader(chunks), loader(chunks, **workers)

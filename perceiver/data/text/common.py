@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, from_numpy
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -27,7 +28,7 @@ from perceiver.data.text.corpus import LabelledDocuments, TokenChunks, write_cor
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
 from perceiver.moved import moved_names
 from perceiver.processing.text import PaddingSide, TextPreprocessor, check_text_arguments
-from perceiver.processing.tokenization import check_tokenizer, special_ids, tokenizer_fingerprint
+from perceiver.processing.tokenization import check_tokenizer, end_of_text_id, special_ids, tokenizer_fingerprint
 
 __getattr__ = moved_names(__name__)
 
@@ -39,6 +40,9 @@ class Task(Enum):
     clm = 1
     clf = 2
 
+
+# Checkpoints hold it among the arguments of data modules, and Lightning resumes without unpickling anything unknown.
+torch.serialization.add_safe_globals([Task])
 
 # Of the data modules of tokens, three kinds with no base of their own in common; `data` is one of them.
 
@@ -76,7 +80,10 @@ def task_padding_side(data: Any, task: Task, padding_side: PaddingSide | None) -
         names = " and ".join(map(str, data.tasks))
         raise ValueError(f"{task=!s} is not supported by {type(data).__name__}, only {names}")
     if task is not Task.clm and padding_side == "left":  # would change the outputs
-        raise ValueError(f"{padding_side=} is not possible with task={task}: its models count positions from the left")
+        raise ValueError(
+            f"{padding_side=} is not possible with task={task}: its models count positions from the left, so that an "
+            "example would get other outputs in another batch. Leave padding_side out, or say 'right'"
+        )
     return padding_side or ("left" if task is Task.clm else "right")
 
 
@@ -94,6 +101,8 @@ class TextDataModule(DataModule):
         mask_words: mlm: mask whole words; otherwise single tokens.
         static_masking: mlm: give each training example the same mask in every epoch.
         add_special_tokens: add what the tokenizer adds around a document, for example [CLS] and [SEP].
+        add_eos_token: add the tokenizer's end-of-text token after each document, after its special tokens if it gets
+            them, too.
         padding_side: clm: "left", which is the default, or "right". mlm, clf: "right", because these models count
             positions from the left.
         random_train_shift: start each training example at a random token of its chunk; it goes on in the next chunk.
@@ -129,6 +138,7 @@ class TextDataModule(DataModule):
         mask_words: bool = True,
         static_masking: bool = False,
         add_special_tokens: bool = False,
+        add_eos_token: bool = False,
         padding_side: PaddingSide | None = None,
         random_train_shift: bool = False,
         random_valid_shift: bool = False,
@@ -156,7 +166,8 @@ class TextDataModule(DataModule):
             raise ValueError(f"random shift and truncation are for chunks of text, and task={task} has documents")
         self.tokenizer_source, self.max_seq_len, self.task = tokenizer, max_seq_len, task
         self.mask_prob, self.mask_words, self.static_masking = mask_prob, mask_words, static_masking
-        self.add_special_tokens, self.random_min_seq_len = add_special_tokens, random_min_seq_len
+        self.add_special_tokens, self.add_eos_token = add_special_tokens, add_eos_token
+        self.random_min_seq_len = random_min_seq_len
         self.random_shift = {"train": random_train_shift, "valid": random_valid_shift}
         self.random_truncation = {"train": random_train_truncation, "valid": random_valid_truncation}
         self.preproc_batch_size, self.preproc_workers = preproc_batch_size, preproc_workers
@@ -215,14 +226,17 @@ class TextDataModule(DataModule):
 
     def _examples(self, split: str) -> TokenChunks | LabelledDocuments:
         if self.task is Task.clf:
-            around = special_ids(self.tokenizer) if self.add_special_tokens else ((), ())
-            return LabelledDocuments(self.cache_dir, split, self.max_seq_len, around)
+            before, after = special_ids(self.tokenizer) if self.add_special_tokens else ([], [])
+            after = [*after, end_of_text_id(self.tokenizer)] if self.add_eos_token else after
+            return LabelledDocuments(self.cache_dir, split, self.max_seq_len, (before, after))
         min_seq_len = self.random_min_seq_len if self.random_truncation.get(split) else None
         chunks = partial(TokenChunks, self.cache_dir, split, self.max_seq_len, next_token=self.task is Task.clm)
         return chunks(shift=self.random_shift.get(split, False), min_seq_len=min_seq_len, seed=self.seed)
 
     def _cache_key(self) -> dict[str, Any]:
         kind: dict[str, Any] = {"labels": None, "add_special_tokens": self.add_special_tokens}
+        if self.add_eos_token:
+            kind["add_eos_token"] = True
         if self.task is Task.clf:  # special tokens are added to examples
             kind = {"labels": "documents", "label_names": self.given_label_names}
         return {"data": source_key(self.raw_data), "tokenizer": tokenizer_fingerprint(self.tokenizer), **kind}
@@ -230,7 +244,7 @@ class TextDataModule(DataModule):
     def _fill_cache(self, work: Path, result: Path) -> None:
         self.collator(static=True)  # an unfit tokenizer is an error now, not after preprocessing
         splits = self.raw_data.load(work)
-        encode = TextEncoder(self.tokenizer, splits, self.add_special_tokens)
+        encode = TextEncoder(self.tokenizer, splits, self.add_special_tokens, self.add_eos_token)
         if self.task is Task.clf:
             encode = DocumentEncoder(self.tokenizer, splits, self.given_label_names)
         write_corpus(work, result, splits, encode, self.preproc_batch_size, self.preproc_workers)

@@ -24,8 +24,10 @@ from perceiver.processing.tokenization import (
     SPECIAL,
     START,
     Encoded,
+    append_special,
     encode,
     encode_words,
+    end_of_text_id,
     plain_text_tokenizer,
 )
 
@@ -42,24 +44,34 @@ class TextEncoder:
         tokenizer: see `tokenization.encode`.
         splits: raw splits.
         add_special_tokens: around each document.
+        add_eos_token: after each document.
 
     Raises:
-        ValueError: if a split has no column `text` that holds strings.
+        ValueError: if a split has no column `text` that holds strings, or the tokenizer no end-of-text token to add.
     """
 
     label_names: list[str] | None = None
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, splits: Splits, add_special_tokens: bool = False):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        splits: Splits,
+        add_special_tokens: bool = False,
+        add_eos_token: bool = False,
+    ):
         for split, documents in splits.items():
             kind = getattr(column_feature(split, documents, TEXT), "dtype", None)
             if kind not in STRINGS:
                 raise ValueError(f"column {TEXT!r} of split {split!r} must hold strings, not {kind}")
         self.tokenizer, self.add_special_tokens = plain_text_tokenizer(tokenizer), add_special_tokens
+        self.eos_token_id = end_of_text_id(tokenizer) if add_eos_token else None
         self.dtypes: dict[str, type[np.generic]] = {"tokens": _token_dtype(tokenizer), "marks": np.int8}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = pc.fill_null(table.column(TEXT).cast(pa.large_string()), "").combine_chunks()
         encoded = encode(self.tokenizer, texts, self.add_special_tokens)
+        if self.eos_token_id is not None:
+            encoded = append_special(encoded, self.eos_token_id)
         return pa.table({**_lists(encoded), "num_bytes": pc.binary_length(texts)})
 
 

@@ -33,7 +33,7 @@ from perceiver.data.streams import DOCUMENTS, WINDOWS, stream
 from perceiver.data.text.collator import Batch
 from perceiver.data.text.encoders import TEXT
 from perceiver.data.text.files import forget_connections
-from perceiver.processing.tokenization import SPECIAL, encode, plain_text_tokenizer, tokenizer_name, word_ids
+from perceiver.processing.tokenization import append_special, encode, end_of_text_id, plain_text_tokenizer, word_ids
 
 State = dict[str, Any]
 NEW: State = {"pass": 0, "documents": None, "window": 0, "tokens": 0, "chunks": 0}
@@ -86,10 +86,7 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
     first: int = field(init=False, default=0)  # the stream of the first worker
 
     def __post_init__(self) -> None:
-        if self.tokenizer.eos_token_id is None:
-            name = tokenizer_name(self.tokenizer)
-            raise ValueError(f"{name} has no end-of-text token (eos_token) to separate documents")
-        self.eos_token_id = int(self.tokenizer.eos_token_id)
+        self.eos_token_id = end_of_text_id(self.tokenizer)
         self.tokenizer = plain_text_tokenizer(self.tokenizer)
 
     def __iter__(self) -> Iterator[tuple[int, State, Batch]]:
@@ -177,9 +174,8 @@ class ChunkStream(torch.utils.data.IterableDataset[tuple[int, State, Batch]]):
             texts = texts.take(pa.array(random.permutation(len(texts))))
         for start in range(0, len(texts), self.concat_batch_size):
             encoded = encode(self.tokenizer, texts.slice(start, self.concat_batch_size))
-            ends = encoded.offsets[1:]
-            tokens, marks = np.insert(encoded.tokens, ends, self.eos_token_id), np.insert(encoded.marks, ends, SPECIAL)
-            yield np.stack([tokens, marks]).astype(np.int64)
+            encoded = append_special(encoded, self.eos_token_id)
+            yield np.stack([encoded.tokens, encoded.marks]).astype(np.int64)
 
 
 def _take(buffer: deque[Piece], length: int) -> tuple[npt.NDArray[np.int64], State]:

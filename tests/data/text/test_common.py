@@ -97,11 +97,59 @@ def test_the_cache_does_not_depend_on_how_batches_are_made(prepared):
         assert prepared(**change).reads == 0, change
 
 
+@pytest.mark.parametrize("add_special_tokens", [False, True])
+def test_end_of_text_after_each_document(prepared, add_special_tokens):
+    data = prepared(add_special_tokens=add_special_tokens, add_eos_token=True, task=Task.clm)
+    text = "[CLS]it was the age of wisdom[SEP][EOS]" if add_special_tokens else "it was the age of wisdom[EOS]"
+    assert data.tokenizer.decode(data.chunks["valid"].tokens.tolist()) == text * 5
+    chunks = prepared(add_special_tokens=add_special_tokens, add_eos_token=True).chunks["valid"]
+    special = chunks.tokens[:64] < 6
+    assert (chunks[0, 0]["word_ids"] == -1)[special].all()  # in no word that is masked
+
+
+def test_end_of_text_of_classified_documents(tmp_path, byte_tokenizer_dir):
+    rows = {"text": ["a good film", "bad"], "label": [1, 0]}
+
+    class Reviews(Words):
+        tasks = (Task.clf,)
+
+        def load(self, work_dir: Path) -> Mapping[str, datasets.Dataset]:
+            return {"train": datasets.Dataset.from_dict(rows), "valid": datasets.Dataset.from_dict(rows)}
+
+    arguments = {"tokenizer": byte_tokenizer_dir, "task": Task.clf, "max_seq_len": 8, "add_eos_token": True}
+    for special, expected in (
+        (False, ["a good [EOS]", "bad[EOS]"]),
+        (True, ["[CLS]a goo[SEP][EOS]", "[CLS]bad[SEP][EOS]"]),
+    ):
+        data = Reviews(tmp_path / str(special), add_special_tokens=special, **arguments)
+        data.prepare_data()
+        data.setup()
+        valid = data.chunks["valid"]
+        assert [data.tokenizer.decode(valid[0, i]["input_ids"].tolist()) for i in range(2)] == expected
+
+
+def test_end_of_text_needs_a_token_for_it(prepared, fast_tokenizer_dir):
+    with pytest.raises(ValueError, match=r"has no end-of-text token \(eos_token\) to separate documents"):
+        prepared(tokenizer=fast_tokenizer_dir, add_eos_token=True)
+
+
+def test_hparams_are_the_arguments(tmp_path, byte_tokenizer_dir):
+    data = Words(tmp_path, {"train": ["a"]}, tokenizer=byte_tokenizer_dir, task=Task.clm, random_min_seq_len=5)
+    assert data.hparams.dataset_dir == str(tmp_path)
+    assert data.hparams["task"] is Task.clm
+    assert (data.hparams.max_seq_len, data.hparams.random_min_seq_len, data.hparams.seed) == (64, 5, 0)
+    assert "texts" not in data.hparams  # a dictionary
+    assert data.hparams.keys() > {"add_eos_token", "batch_size", "preproc_workers", "tokenizer"}
+    torch.save(dict(data.hparams), tmp_path / "hparams.pt")  # as Lightning does, and resumes
+    assert torch.load(tmp_path / "hparams.pt", weights_only=True) == data.hparams
+
+
 def test_the_cache_depends_on_everything_that_changes_it(prepared, fast_tokenizer_dir, monkeypatch):
     prepared()
     for change in (
         {"texts": {"train": TRAIN, "valid": VALID[1:]}},
         {"add_special_tokens": True},
+        {"add_eos_token": True},
         {"tokenizer": fast_tokenizer_dir},
     ):
         assert prepared(**change).reads == 1, change
@@ -166,7 +214,7 @@ def test_text_preprocessor_has_the_settings(tmp_path):
         ({"padding_side": "top"}, "padding_side='top' must be 'left', 'right' or None"),
         (
             {"padding_side": "left"},
-            "padding_side='left' is not possible with task=Task.mlm: its models count positions from",
+            "padding_side='left' is not possible with task=Task.mlm: .* Leave padding_side out, or say 'right'",
         ),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"preproc_workers": 0}, "preproc_workers=0 must be at least 1"),
