@@ -33,7 +33,7 @@ from perceiver.tasks import TASKS, Task
 from tests.tokenizers import byte_tokenizer
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OFFICIAL, PUBLISHED = "deepmind/language-perceiver", "krasserm/perceiver-io-mlm"
 OFFICIAL_IMAGES, OFFICIAL_FLOW = "deepmind/vision-perceiver-conv", "deepmind/optical-flow-perceiver"
 CKPT = "logs/mlm/version_0/checkpoints/epoch=012-val_loss=1.165.ckpt"
