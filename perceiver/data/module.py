@@ -37,7 +37,7 @@ class DataModule(pl.LightningDataModule):
 
     Attributes:
         hparams: the arguments of the data module, as attributes or as a dictionary: those that a checkpoint can hold,
-            which are numbers, texts, tasks and lists of them. Paths are texts there.
+            which are numbers, texts and lists of them. Paths are texts there, and tasks their names.
         examples: examples by split, after `setup`: "train", "valid" and possibly "test".
         raw_data: where they come from. A subclass that has the methods of a source is its own one.
 
@@ -165,12 +165,12 @@ def _is_plain(value: Any) -> bool:
     """Whether `torch.load` reads it, as `_plain` makes it, with `weights_only`."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    if isinstance(value, Enum):
-        return type(value) in torch.serialization.get_safe_globals()
-    return value is None or isinstance(value, bool | int | float | str | Path)
+    return value is None or isinstance(value, bool | int | float | str | Path | Enum)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_plain, value))
+    if isinstance(value, Enum):
+        return value.name
     return str(value) if isinstance(value, Path) else value

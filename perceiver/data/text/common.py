@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, from_numpy
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -40,9 +39,6 @@ class Task(Enum):
     clm = 1
     clf = 2
 
-
-# Checkpoints hold it among the arguments of data modules, and Lightning resumes without unpickling anything unknown.
-torch.serialization.add_safe_globals([Task])
 
 # Of the data modules of tokens, three kinds with no base of their own in common; `data` is one of them.
 
