@@ -46,18 +46,24 @@ class TokenInputAdapter(InputAdapter):
         """Embeds tokens.
 
         Args:
-            x: Token ids (B, M).
+            x: Token ids (B, M), or their embeddings (B, M, C) if they come from elsewhere.
             positions: Positions (B, M) or (1, M), by default 0 to M - 1. Those beyond the last one count as the last.
 
         Returns:
             (B, M, C)
         """
-        if x.ndim != 2:
+        if x.is_floating_point() and (x.ndim != 3 or x.shape[2] != self.num_input_channels):
+            expected = f"(batch size, sequence length, {self.num_input_channels})"
+            raise ValueError(f"token embeddings have shape {tuple(x.shape)}, expected {expected}")
+        if not x.is_floating_point() and x.ndim != 2:
             raise ValueError(f"token ids have shape {tuple(x.shape)}, expected (batch size, sequence length)")
         if positions is None and x.shape[1] > self.max_seq_len:
             raise ValueError(f"sequence length {x.shape[1]} exceeds max_seq_len={self.max_seq_len} of the model")
-        check_range("token ids", x, self.txt_embedding.num_embeddings)
-        embedded = self.txt_embedding(x)
+        if x.is_floating_point():
+            embedded = x
+        else:
+            check_range("token ids", x, self.txt_embedding.num_embeddings)
+            embedded = self.txt_embedding(x)
         if self.pos_embedding is None:
             return embedded
         if positions is None:

@@ -10,7 +10,9 @@ window scores its last `stride` tokens, which no window before it has scored:
     window 4        p p p l s s
 
 So every token but the first, which nothing precedes, is scored once. All windows have as many latents and then as much
-prefix as the model allows. A token is predicted from `max_seq_len` - `stride` + 1 tokens or more, if there are so many.
+prefix as the model allows; the last one is cut off where the sequence ends. So a score depends on what precedes the
+token and on nothing that follows it, not even on the length of the sequence. A token is predicted from
+`max_seq_len` - `stride` + 1 tokens or more, if there are so many.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ def score_tokens(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     windows = (
-        (tokens[window.start : window.end + 1], window.num_scored)
+        (tokens[window.start : window.end + 1], window)
         for tokens in sequences
         for window in sequence_windows(_num_tokens(tokens) - 1, model.max_seq_len, model.max_latents, stride)
     )
@@ -118,43 +120,85 @@ def _num_tokens(tokens: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Window:
-    """Input positions `start` to `end` - 1, of which the last `num_scored` predict tokens that are scored."""
+    """Input positions `start` to `end` - 1. The first `prefix_len` are prefix; what the last `num_scored` predict is
+    scored."""
 
     start: int
     end: int
+    prefix_len: int
     num_scored: int
 
 
 def sequence_windows(num_inputs: int, max_seq_len: int, max_latents: int, stride: int) -> Iterator[Window]:
-    """The windows that score each of `num_inputs` positions once, in order."""
-    end = 0
-    while end < num_inputs:
-        # without a prefix, what a position sees does not depend on where the window ends
-        num_scored = min(stride if end else max_latents, num_inputs - end)
-        end += num_scored
-        yield Window(max(end - max_seq_len, 0), end, num_scored)
+    """The windows that score each of `num_inputs` positions once, in order. `num_inputs` only cuts off the last one."""
+    num_scored, end = 0, max_latents  # without a prefix, what a position sees does not depend on where the window ends
+    while num_scored < num_inputs:
+        start, stop = max(end - max_seq_len, 0), min(end, num_inputs)
+        yield Window(start, stop, end - max_latents - start, stop - num_scored)
+        num_scored, end = stop, end + stride
+
+
+def sequence_latents(
+    model: CausalSequenceModel,
+    x: Tensor,
+    pad_mask: Tensor | None = None,
+    run: Callable[[Tensor, int, Tensor | None], tuple[Tensor, ...]] | None = None,
+) -> tuple[Tensor, ...]:
+    """Latents of all positions of a sequence of any length, a window of `max_latents` ones after the other.
+
+    They are those that `score_tokens` makes scores of: a latent depends on the tokens up to its own and on its number,
+    and on nothing that follows. Padding, anywhere, changes nothing.
+
+    Args:
+        model: The model.
+        x: Tokens (B, n), or their embeddings (B, n, D).
+        pad_mask: Boolean (B, n), True where `x` is padding.
+        run: What to do with a window, its prefix length and its padding, in place of `model.latents`. All results have
+            the shape of latents.
+
+    Returns:
+        The results of `run`, those of all windows together: (B, n, D) each.
+
+    Raises:
+        ValueError: if `pad_mask` has another shape than `x`.
+    """
+    run = run or (lambda *window: (model.latents(*window),))
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    if pad_mask is not None and pad_mask.shape != x.shape[:2]:
+        raise ValueError(f"pad_mask has shape {tuple(pad_mask.shape)}, expected {tuple(x.shape[:2])}")
+    if pad_mask is not None:  # windows are counted from the first token: padding goes behind the last one
+        order = pad_mask.to(torch.uint8).argsort(dim=1, stable=True)
+        x, pad_mask = x[rows, order], pad_mask.gather(1, order)
+    parts = []
+    for window in sequence_windows(x.shape[1], model.max_seq_len, model.max_latents, model.max_latents):
+        seen = slice(window.start, window.end)
+        results = run(x[:, seen], window.prefix_len, None if pad_mask is None else pad_mask[:, seen])
+        parts.append([result[:, -window.num_scored :] for result in results])
+    whole = tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    return whole if pad_mask is None else tuple(result[rows, order.argsort(dim=1)] for result in whole)
 
 
 @torch.no_grad()
-def _score(model: CausalSequenceModel, batch: list[tuple[Tensor, int]]) -> list[Tensor]:
-    """Windows, each its inputs and one more token, and how many of their last tokens to score -> their scores"""
-    width = max(len(tokens) for tokens, _ in batch) - 1
+def _score(model: CausalSequenceModel, batch: list[tuple[Tensor, Window]]) -> list[Tensor]:
+    """The tokens of windows, each with the one that follows -> their scores"""
+    prefix_len = max(window.prefix_len for _, window in batch)
+    width = prefix_len + max(window.end - window.start - window.prefix_len for _, window in batch)
     x = torch.zeros(len(batch), width, dtype=torch.int64)  # B M+N
     pad_mask = torch.ones_like(x, dtype=torch.bool)
-    labels = []
-    for i, (tokens, num_scored) in enumerate(batch):
+    scored = []
+    for i, (tokens, window) in enumerate(batch):
         tokens = tokens.to("cpu", torch.int64)
         check_range("tokens", tokens, model.config.vocab_size)
-        x[i, width - len(tokens) + 1 :] = tokens[:-1]
-        pad_mask[i, width - len(tokens) + 1 :] = False
-        labels.append(tokens[-num_scored:])
+        start = prefix_len - window.prefix_len  # all windows have their first latent in the same place
+        end = start + len(tokens) - 1
+        x[i, start:end] = tokens[:-1]
+        pad_mask[i, start:end] = False
+        scored.append((end - prefix_len, tokens[-window.num_scored :]))
     device = model.txt_embedding.weight.device
     with evaluation_mode(model):
-        latents = model.latents(
-            x.to(device), max(width - model.max_latents, 0), pad_mask.to(device) if pad_mask.any() else None
-        )  # B N D
+        latents = model.latents(x.to(device), prefix_len, pad_mask.to(device) if pad_mask.any() else None)  # B N D
     scores = []
-    for i, targets in enumerate(labels):  # one window after the other: logits are large
-        logits = model.logits(latents[i : i + 1, -len(targets) :])[0].float()
+    for i, (end, targets) in enumerate(scored):  # one window after the other: logits are large
+        logits = model.logits(latents[i : i + 1, end - len(targets) : end])[0].float()
         scores.append(nn.functional.cross_entropy(logits, targets.to(device), reduction="none").cpu())
     return scores

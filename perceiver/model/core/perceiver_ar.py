@@ -114,7 +114,7 @@ class PerceiverAR(nn.Module):
         """Processes a sequence, or its next tokens.
 
         Args:
-            x: Tokens (B, M + N), or the next N tokens of what is in `cache`.
+            x: Tokens (B, M + N), or the next N tokens of what is in `cache`. Token embeddings (B, M + N, D) do as well.
             prefix_len: Number M of prefix tokens. 0 if there are tokens in `cache`.
             pad_mask: Boolean (B, all tokens, cached ones included), True where there is padding.
             cache: What `new_cache` gave. It takes up the new tokens, of which there may be more than fit into the
@@ -148,8 +148,10 @@ class PerceiverAR(nn.Module):
         return x
 
     def _check(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, num_cached: int, windowed: bool) -> None:
-        if x.ndim != 2:
+        if x.ndim != (3 if x.is_floating_point() else 2):
             raise ValueError(f"tokens have shape {tuple(x.shape)}, expected (batch size, sequence length)")
+        if not windowed and x.shape[1] > self.max_seq_len:
+            raise ValueError(f"sequence length {x.shape[1]} exceeds max_seq_len={self.max_seq_len} of the model")
         max_prefix_len = 0 if num_cached else min(self.max_seq_len - self.max_latents, x.shape[1] - 1)
         if not 0 <= prefix_len <= max_prefix_len:
             raise ValueError(
@@ -183,12 +185,16 @@ def drop_prefix(
     Returns:
         The three without the dropped positions, in the same order.
     """
-    batch_size, seq_len = x.shape
+    batch_size, seq_len = x.shape[:2]
     kept = torch.rand(batch_size, prefix_len, device=x.device).topk(prefix_len - num_dropped, dim=1).indices
     latents = torch.arange(prefix_len, seq_len, device=x.device).expand(batch_size, -1)
     kept = torch.cat([kept.sort(dim=1).values, latents], dim=1)
     pad_mask = None if pad_mask is None else pad_mask.gather(1, kept)
-    return x.gather(1, kept), pos.expand(batch_size, -1).gather(1, kept), pad_mask
+    return (
+        x[torch.arange(batch_size, device=x.device)[:, None], kept],
+        pos.expand(batch_size, -1).gather(1, kept),
+        pad_mask,
+    )
 
 
 class CausalSequenceModel(PerceiverAR):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -246,15 +246,11 @@ class PerceiverIO(nn.Sequential):
 
     @property
     def encoder(self) -> PerceiverEncoder:
-        encoder = self[0]
-        assert isinstance(encoder, PerceiverEncoder)
-        return encoder
+        return cast(PerceiverEncoder, self[0])  # or what a library has put around it
 
     @property
     def decoder(self) -> PerceiverDecoder:
-        decoder = self[1]
-        assert isinstance(decoder, PerceiverDecoder)
-        return decoder
+        return cast(PerceiverDecoder, self[1])
 
     def init_parameters(self) -> None:
         self.encoder.init_parameters()

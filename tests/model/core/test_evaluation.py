@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from perceiver.model.core.evaluation import Evaluation, evaluate_tokens, perplexity, score_tokens, sequence_windows
+from perceiver.model.core.evaluation import (
+    Evaluation,
+    evaluate_tokens,
+    perplexity,
+    score_tokens,
+    sequence_latents,
+    sequence_windows,
+)
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from tests.model.clm_helpers import CONFIGS, MAX_LATENTS, MAX_SEQ_LEN, VOCAB, clm_config, clm_model, reference_logits
 from tests.model.helpers import randomise_vectors
@@ -48,19 +55,19 @@ def test_stride_of_one_is_a_loop_over_tokens(name: str, length: int) -> None:
 def test_each_window_scores_what_the_model_says_of_it(stride: int) -> None:
     """The reference is another implementation of the model, and the windows are the picture of the module docstring."""
     model, tokens = clm_model(clm_config(max_seq_len=6, max_latents=3)), sequence(10)
-    expected, end = [], 0
-    while end < 9:
-        new = min(stride if end else 3, 9 - end)
-        end += new
-        window = tokens[max(end - 6, 0) : end]
-        logits = reference_logits(model, window, len(window) - min(3, len(window)))[-new:]
-        expected.append(-logits.log_softmax(1).gather(1, tokens[end - new + 1 : end + 1, None])[:, 0])
+    expected = []
+    for end in (3, *range(3 + stride, 9 + stride, stride)):  # the last window is cut off after nine inputs
+        start, stop, new = max(end - 6, 0), min(end, 9), min(end, 9) - (end - stride if end > 3 else 0)
+        logits = reference_logits(model, tokens[start:stop], end - 3 - start)[-new:]
+        expected.append(-logits.log_softmax(1).gather(1, tokens[stop - new + 1 : stop + 1, None])[:, 0])
     torch.testing.assert_close(scores(model, tokens, stride=stride), torch.cat(expected), atol=2e-5, rtol=1e-5)
 
 
 def test_the_picture() -> None:
-    windows = [(w.start, w.end, w.num_scored) for w in sequence_windows(9, 6, 3, 2)]
-    assert windows == [(0, 3, 3), (0, 5, 2), (1, 7, 2), (3, 9, 2)]
+    windows = [(w.start, w.end, w.prefix_len, w.num_scored) for w in sequence_windows(9, 6, 3, 2)]
+    assert windows == [(0, 3, 0, 3), (0, 5, 2, 2), (1, 7, 3, 2), (3, 9, 3, 2)]
+    shorter = [(w.start, w.end, w.prefix_len, w.num_scored) for w in sequence_windows(8, 6, 3, 2)]
+    assert shorter == [*windows[:3], (3, 8, 3, 1)]
 
 
 @given(st.data())
@@ -74,8 +81,11 @@ def test_windows_score_every_position_once_in_order_with_full_context(data: st.D
     assert positions == list(range(num_inputs))
     for window in windows:
         length = window.end - window.start
-        assert length == min(window.end, max_seq_len)  # nothing that the model could see is left out
-        assert 1 <= window.num_scored <= min(max_latents, length)
+        num_latents = length - window.prefix_len
+        assert 1 <= window.num_scored <= num_latents <= max_latents
+        assert num_latents == max_latents or window == windows[-1]
+        whole = window.end + max_latents - num_latents  # where the last window would end
+        assert length == min(whole, max_seq_len) - (whole - window.end)  # nothing that it could see is left out
         first = window.end - window.num_scored
         assert first + 1 - window.start >= min(first + 1, max_seq_len - stride + 1)
     assert len(windows) <= 1 + math.ceil(max(num_inputs - max_latents, 0) / stride)
@@ -105,6 +115,29 @@ def test_a_token_is_scored_without_knowing_itself_or_what_follows() -> None:
     before, after = scores(model, tokens, stride=2), scores(model, changed, stride=2)
     torch.testing.assert_close(after[:19], before[:19], **CLOSE)
     assert not torch.isclose(after[19:], before[19:], atol=1e-3).any()
+
+
+@pytest.mark.parametrize("stride", [2, None])
+def test_a_score_does_not_depend_on_where_the_sequence_ends(stride: int | None) -> None:
+    model, tokens = clm_model(), sequence(31)
+    whole = scores(model, tokens, stride=stride)
+    for length in range(2, 31):
+        torch.testing.assert_close(scores(model, tokens[:length], stride=stride), whole[: length - 1])
+
+
+def test_latents_of_all_positions_are_those_that_are_scored() -> None:
+    model, padded = clm_model(), torch.zeros(3, 31, dtype=torch.int64)
+    pad_mask = torch.ones_like(padded, dtype=torch.bool)
+    lengths = {0: slice(0, 31), 1: slice(4, 27), 2: slice(25, 31)}
+    for i, place in lengths.items():
+        padded[i, place], pad_mask[i, place] = sequence(place.stop - place.start), False
+    (latents,) = sequence_latents(model, padded, pad_mask)
+    (embedded,) = sequence_latents(model, model.txt_embedding(padded), pad_mask)
+    torch.testing.assert_close(embedded, latents)
+    for i, place in lengths.items():
+        tokens = padded[i, place]
+        found = -model.logits(latents[i, place][:-1]).log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+        torch.testing.assert_close(found.detach(), scores(model, tokens), atol=1e-5, rtol=1e-5)
 
 
 def test_totals() -> None:

@@ -421,7 +421,7 @@ def test_loss_of_bad_input() -> None:
         model.loss(x[:, 1:], x)
     with pytest.raises(ValueError, match=r"labels span \[37, 37\], allowed is \[0, 36\]"):
         model.loss(torch.full_like(x, VOCAB), x)
-    with pytest.raises(ValueError, match=r"prefix_len=13 must be in \[0, 12\]"):
+    with pytest.raises(ValueError, match="sequence length 18 exceeds max_seq_len=17 of the model"):
         model.loss(token_ids(2, 18), token_ids(2, 18))
 
 

@@ -147,7 +147,11 @@ class MultimodalInputAdapter(InputAdapter):
                 if modality == "label" and label_mask is not None:
                     x = torch.where(rearrange(label_mask, "b -> b 1 1"), mask, x)
             result.append(x)
-        return torch.cat(result, dim=1)
+        x = torch.cat(result, dim=1)
+        if torch.is_grad_enabled():
+            # A vector that this batch has no use for has a gradient of zero: without one, distributed training stops.
+            x = x + 0.0 * torch.stack([vector.sum() for vector in self.parameters()]).sum()
+        return x
 
     def audio_patches(self, audio: Tensor) -> Tensor:
         """(B, samples) -> patches with Fourier features of their positions"""

@@ -110,7 +110,7 @@ class PerPositionModel(PerceiverIO):
         """Predicts an output per position.
 
         Args:
-            x: Token ids (B, M).
+            x: Token ids (B, M), or their embeddings (B, M, C).
             pad_mask: Boolean (B, M), True where `x` is padding.
             output_positions: Indices (B, P) of the positions to predict, or (1, P) if they are the same for all
                 examples. By default the M positions of the input.
@@ -153,8 +153,8 @@ def labelled_positions(labels: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     P is the largest number of labels of an example, at least 1. Examples with fewer are filled up with positions
     without label, -100.
     """
-    if labels.shape != x.shape:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
+    if labels.shape != x.shape[:2]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape[:2])}: they must be equal")
     labelled = labels != -100
     num_positions = max(int(labelled.sum(dim=1).max()), 1)
     positions = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :num_positions]
