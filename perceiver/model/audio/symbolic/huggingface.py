@@ -48,8 +48,7 @@ class ReturnType(enum.Enum):
     """What the pipeline returns, see `SymbolicAudioGenerationPipeline`."""
 
     TENSORS = 0
-    NEW_AUDIO = 1
-    FULL_AUDIO = 2
+    AUDIO = 1
 
 
 class SymbolicAudioGenerationPipeline(Pipeline):
@@ -60,12 +59,12 @@ class SymbolicAudioGenerationPipeline(Pipeline):
 
     Args of the pipeline, or of a call:
         max_prompt_length: Number of tokens to keep of a prompt, its first ones. Default: all.
-        return_full_audio: Whether the prompt is part of the generated audio (default).
-        return_type: The same as a `ReturnType`: `FULL_AUDIO`, `NEW_AUDIO`, or `TENSORS` for prompt and continuation as
-            token ids.
+        return_full_audio: Whether the result begins with the prompt (default), as audio and as token ids.
+        return_type: A `ReturnType`: `AUDIO` (default), or `TENSORS` for token ids.
         render: Whether audio is also rendered as sound, see `perceiver.data.audio.render_wav`.
         sf2_path: Sound font to render with. Default: that of pretty_midi.
-        kwargs: Arguments of the model's `generate`. `max_new_tokens` is 256 and `do_sample` is true by default.
+        kwargs: Arguments of the model's `generate`. `max_new_tokens` is 256 by default, and the search is greedy
+            unless something else is asked for, `do_sample=True` for example.
 
     A result is a dictionary with `generated_token_ids`, or with `generated_audio_midi`, a `PrettyMIDI`, and with
     `render` also `generated_audio_wav`, the bytes of a WAV file, None if there are no notes in it. It is a list of
@@ -78,7 +77,7 @@ class SymbolicAudioGenerationPipeline(Pipeline):
 
     _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_processor = False  # type: ignore[assignment]
     _pipeline_calls_generate = True
-    _default_generation_config = GenerationConfig(max_new_tokens=256, do_sample=True)
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     model: PerceiverSymbolicAudioModel
 
@@ -105,15 +104,16 @@ class SymbolicAudioGenerationPipeline(Pipeline):
         # Only what is given: arguments of a call are put over those of the pipeline.
         if max_prompt_length is not None and max_prompt_length < 1:
             raise ValueError(f"max_prompt_length={max_prompt_length} must be at least 1")
-        if return_type is not None and return_full_audio is not None:
-            raise ValueError(f"give either return_type={return_type} or return_full_audio={return_full_audio}")
         if return_type is not None:
             return_type = ReturnType(return_type)  # an error if it is none
         if render and return_type == ReturnType.TENSORS:
             raise ValueError(f"render={render} needs audio, return_type is {return_type}")
-        if return_full_audio is not None:
-            return_type = ReturnType.FULL_AUDIO if return_full_audio else ReturnType.NEW_AUDIO
-        postprocess = {"return_type": return_type, "render": render, "sf2_path": sf2_path}
+        postprocess = {
+            "return_type": return_type,
+            "return_full_audio": return_full_audio,
+            "render": render,
+            "sf2_path": sf2_path,
+        }
         return (
             {} if max_prompt_length is None else {"max_prompt_length": max_prompt_length},
             kwargs,
@@ -148,7 +148,8 @@ class SymbolicAudioGenerationPipeline(Pipeline):
     def postprocess(  # type: ignore[override]
         self,
         model_outputs: dict[str, Any],
-        return_type: ReturnType = ReturnType.FULL_AUDIO,
+        return_type: ReturnType = ReturnType.AUDIO,
+        return_full_audio: bool = True,
         render: bool = False,
         sf2_path: str | Path | None = None,
     ) -> Any:
@@ -159,10 +160,9 @@ class SymbolicAudioGenerationPipeline(Pipeline):
         for sequence in model_outputs["sequences"][0].tolist():
             ids = [token for token in sequence if token != PAD_TOKEN_ID]
             if return_type == ReturnType.TENSORS:
-                results.append({"generated_token_ids": ids})
+                results.append({"generated_token_ids": ids if return_full_audio else ids[prompt_length:]})
             else:
-                new_only = return_type == ReturnType.NEW_AUDIO
-                midi = self._new_piece(ids, prompt_length) if new_only else decode_midi(ids, prompt_length)
+                midi = decode_midi(ids, prompt_length) if return_full_audio else self._new_piece(ids, prompt_length)
                 results.append(self._audio(midi, render, sf2_path))
         return results[0] if len(results) == 1 else results
 

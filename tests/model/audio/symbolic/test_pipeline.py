@@ -146,15 +146,21 @@ def test_prompt_that_cannot_be_read(generator: Any, tmp_path: Path) -> None:
 def test_new_audio_starts_at_once_and_is_as_loud_as_the_prompt(generator: Any) -> None:
     def sampled(**kwargs: Any) -> Any:
         torch.manual_seed(0)
-        return generator(PROMPT, max_new_tokens=40, **kwargs)
+        return generator(PROMPT, max_new_tokens=40, do_sample=True, **kwargs)
 
     ids = sampled(return_type=ReturnType.TENSORS)["generated_token_ids"]
     assert notes(sampled()["generated_audio_midi"]) == notes(decode_midi(ids))
     velocity = [token for token in IDS if token >= VELOCITY][-1]
-    for kwargs in ({"return_full_audio": False}, {"return_type": ReturnType.NEW_AUDIO}):
-        new = notes(sampled(**kwargs)["generated_audio_midi"])
-        assert new == notes(decode_midi([velocity, *ids[len(IDS) :]])) and len(new) > 2
-        assert {loudness for loudness, *_ in new} == {4 * (velocity - VELOCITY)}
+    new = notes(sampled(return_full_audio=False, return_type=ReturnType.AUDIO)["generated_audio_midi"])
+    assert new == notes(decode_midi([velocity, *ids[len(IDS) :]])) and len(new) > 2
+    assert {loudness for loudness, *_ in new} == {4 * (velocity - VELOCITY)}
+
+
+def test_token_ids_with_and_without_the_prompt(generator: Any) -> None:
+    whole = tokens(generator, PROMPT, return_full_audio=True)["generated_token_ids"]
+    assert whole == tokens(generator, PROMPT)["generated_token_ids"] and whole[: len(IDS)] == IDS
+    assert tokens(generator, PROMPT, return_full_audio=False) == {"generated_token_ids": whole[len(IDS) :]}
+    assert [kind.value for kind in (ReturnType.TENSORS, ReturnType.AUDIO)] == [0, 1]  # as in perceiver-io 0.11
 
 
 def test_several_results_for_a_prompt(generator: Any) -> None:
@@ -176,9 +182,18 @@ def test_padding_of_results_that_end_early_is_left_out(generator: Any) -> None:
 
 
 def test_defaults_of_generation(generator: Any) -> None:
-    torch.manual_seed(0)
     one, other = (generator(None, return_type=ReturnType.TENSORS)["generated_token_ids"] for _ in range(2))
-    assert len(one) == len(other) == 257 and one != other
+    assert len(one) == 257 and one == other  # greedy
+
+
+@pytest.mark.parametrize("search", [{"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 4}], ids=["beams", "contrastive"])
+def test_a_search_that_is_asked_for_is_what_runs(generator: Any, search: dict[str, Any]) -> None:
+    expected = generator.model.generate(torch.tensor([IDS[:20]]), num_latents=5, **GREEDY, **search)[0].tolist()
+    kwargs = {"max_new_tokens": 9, "num_latents": 5, "max_prompt_length": 20, **search}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        result = generator(PROMPT, return_type=ReturnType.TENSORS, **kwargs)
+        assert result == {"generated_token_ids": expected}
 
 
 def test_arguments_of_the_pipeline_and_of_a_call(generator: Any) -> None:
@@ -187,14 +202,13 @@ def test_arguments_of_the_pipeline_and_of_a_call(generator: Any) -> None:
     expected = tokens(generator, PROMPT, max_prompt_length=4, num_latents=3)
     assert made(PROMPT) == expected
     assert made(PROMPT, max_prompt_length=5, max_new_tokens=2)["generated_token_ids"][:-2] == IDS[:5]
-    assert "generated_audio_midi" in made(PROMPT, return_full_audio=True)
+    assert "generated_audio_midi" in made(PROMPT, return_type=ReturnType.AUDIO)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({"max_prompt_length": 0}, "max_prompt_length=0 must be at least 1"),
-        ({"return_type": ReturnType.TENSORS, "return_full_audio": True}, "give either return_type=.* or return_full"),
         ({"return_type": ReturnType.TENSORS, "sf2_path": "nowhere.sf2"}, r"sf2_path='nowhere\.sf2' is no file"),
         ({"return_type": "tensors"}, "'tensors' is not a valid ReturnType"),
         ({"num_latents": 9}, r"num_latents=9 must be in \[8, 8\]"),
