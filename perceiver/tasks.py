@@ -37,6 +37,7 @@ class Task:
         official: Hub ids of official weights for transformers' own Perceiver classes. None: there is no such class.
         schedule: Of the learning rate, as the command line starts.
         logs: Folder of the runs, below `logs`.
+        encoder: Kind of its encoder. A model can start from a folder of another task whose models have the same.
     """
 
     package: str
@@ -55,12 +56,17 @@ class Task:
     official: tuple[str, ...] | None = None
     schedule: Literal["ConstantWithWarmupLR", "CosineWithWarmupLR"] = "ConstantWithWarmupLR"
     logs: str
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         *_, domain, _ = ("", *self.package.split("."))
         defaults = {"huggingface": f"Perceiver{self.model}", "data_package": f"perceiver.data.{domain}"}
         for name, default in defaults.items():
             object.__setattr__(self, name, getattr(self, name) or default)
+
+    def relatives(self) -> list[Task]:
+        """The other tasks whose models have the same kind of encoder."""
+        return [task for task in TASKS.values() if task != self and task.encoder == self.encoder is not None]
 
 
 # Arguments of `convert_checkpoint` that name a processor.
@@ -95,6 +101,7 @@ TASKS: dict[str, Task] = {
         processor="tokenizer",
         official=("deepmind/language-perceiver",),
         logs="mlm",
+        encoder="text",
     ),
     "clm": Task(
         package="perceiver.model.text.clm",
@@ -132,6 +139,7 @@ TASKS: dict[str, Task] = {
         processor="tokenizer",
         official=(),
         logs="txt_clf",
+        encoder="text",
     ),
     "token-classifier": Task(
         package="perceiver.model.text.token_classifier",
@@ -149,6 +157,7 @@ TASKS: dict[str, Task] = {
         data=("LocalTokenClassificationDataModule", "TokenClassificationDataModule"),
         processor="tokenizer",
         logs="ner",
+        encoder="text",
     ),
     "image-classifier": Task(
         package="perceiver.model.vision.image_classifier",

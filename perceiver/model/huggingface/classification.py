@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceiver.model.core.checkpoint import Checkpoint
 from perceiver.model.core.classification import classification_loss, problem_type_of
@@ -16,8 +16,8 @@ from perceiver.model.huggingface.model import PerceiverBackendModel
 class PerceiverClassifier(PerceiverBackendModel):
     """Hugging Face model around a classifier, whose decoder config has `num_classes`. The config names them all."""
 
-    def __init__(self, config: PerceiverBackendConfig):
-        super().__init__(config)
+    def __init__(self, config: PerceiverBackendConfig, backend_model: nn.Module | None = None):
+        super().__init__(config, backend_model)
         self._check_labels()
 
     @classmethod

@@ -6,8 +6,10 @@ when it is imported, and the model when the first config is made.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -17,44 +19,110 @@ from perceiver.model.core.config import CausalSequenceModelConfig, Config
 from perceiver.tasks import Task
 
 
+class DerivedAttribute:
+    """An attribute that other libraries look for, read from and written to `model_config`, so that it can't be stale.
+
+    Args:
+        names: Fields of backend configs: those of the first model that has them, encoder and decoder included. More
+            fields of one model are multiplied.
+        excepted: Backend config whose models have no such attribute.
+    """
+
+    def __init__(self, *names: tuple[str, ...], excepted: type[Config] | None = None):
+        self.names = names
+        self.excepted = excepted
+
+    def __set_name__(self, owner: type[PerceiverBackendConfig], name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: PerceiverBackendConfig | None, owner: type[PerceiverBackendConfig]) -> Any:
+        if config is None:
+            return self
+        part, names = self._first(config)
+        return prod(part[name] for name in names)
+
+    def __set__(self, config: PerceiverBackendConfig, value: int) -> None:
+        part, (first, *others) = self._first(config)
+        factor = prod(part[name] for name in others)
+        if value % factor:
+            raise ValueError(f"{self.name}={value} must be a multiple of {' * '.join(others)}={factor}")
+        for part in config.parts():
+            if first in part:
+                part[first] = value // factor
+
+    def _first(self, config: PerceiverBackendConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
+        if self.excepted is None or not issubclass(config.backend_config_class, self.excepted):
+            for names in self.names:
+                for part in config.parts():
+                    if set(names) <= part.keys():
+                        return part, names
+        raise AttributeError(f"{type(config).__name__} has no attribute {self.name!r}")
+
+
 class PerceiverBackendConfig(PreTrainedConfig):
     """Hugging Face config around a backend config.
 
+    Attributes of other models that libraries look for are read from the backend config: `hidden_size` (channels of
+    latents), `num_hidden_layers` (self-attention layers, as often as they are applied) and `num_attention_heads` (of
+    these), and those of text models `vocab_size` and `max_position_embeddings`. Set, they change it. Causal models have
+    no `max_position_embeddings`: their texts can be longer than the `max_seq_len` tokens that they see.
+
     Args:
-        backend_config: Backend config.
+        backend_config: Backend config. Default: that of the variant from which the task's command line starts.
         model_config: The same as a dictionary, as in a `config.json`. Missing fields get their defaults.
-        kwargs: Arguments of `PreTrainedConfig`. By default, classifiers have a label for each class, `LABEL_0` and so
-            on.
+        kwargs: Arguments of `PreTrainedConfig`, and the attributes above. By default, classifiers have a label for each
+            class, `LABEL_0` and so on; `num_labels` sets the number of classes.
     """
 
     task: ClassVar[Task]
     backend_config_class: ClassVar[type[Config]]
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     # A declared field takes part in comparisons.
     model_config: dict[str, Any] | None = None
 
     # Generation looks these up.
-    vocab_size: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    use_cache: bool = False  # true for causal models
+
+    hidden_size = DerivedAttribute(("num_latent_channels",), ("num_channels",))
+    num_hidden_layers = DerivedAttribute(
+        ("num_self_attention_layers_per_block", "num_self_attention_blocks"), ("num_self_attention_layers",)
+    )
+    num_attention_heads = DerivedAttribute(("num_self_attention_heads",), ("num_heads",))
+    vocab_size = DerivedAttribute(("vocab_size",))
+    max_position_embeddings = DerivedAttribute(("max_seq_len",), excepted=CausalSequenceModelConfig)
 
     def __init__(
         self, backend_config: Config | None = None, *, model_config: dict[str, Any] | None = None, **kwargs: Any
     ):
-        import_module(f"{self.task.package}.huggingface")  # registers the model with the Auto classes
+        for task in (self.task, *self.task.relatives()):
+            import_module(f"{task.package}.huggingface")  # registers the models with the Auto classes
         if model_config is not None:
             if backend_config is not None:
                 raise ValueError("give either backend_config or model_config")
             backend_config = self.backend_config_class.from_dict(model_config)
+        if backend_config is None:
+            backend_config = getattr(import_module(f"{self.task.package}.backend"), self.task.variant)()
         if isinstance(backend_config, CausalSequenceModelConfig):
-            kwargs |= {"is_decoder": True, "vocab_size": backend_config.vocab_size}
-        kwargs["model_config"] = None if backend_config is None else backend_config.to_dict()
+            kwargs = {"is_decoder": True} | kwargs
+        derived = [name for name in kwargs if isinstance(getattr(type(self), name, None), DerivedAttribute)]
+        values = {name: value for name in derived if (value := kwargs.pop(name)) is not None}
+        use_cache = kwargs.pop("use_cache", None)  # not one of transformers' own
+        kwargs["model_config"] = backend_config.to_dict()
         super().__init__(**kwargs)
-        num_classes = getattr(getattr(backend_config, "decoder", None), "num_classes", None)
-        if num_classes is not None:
-            if kwargs.get("id2label") is None and kwargs.get("num_labels") is None:
-                self.num_labels = num_classes  # transformers' own default is two, whatever the model
+        self.use_cache = isinstance(backend_config, CausalSequenceModelConfig) if use_cache is None else use_cache
+        for name, value in values.items():
+            setattr(self, name, value)
+        assert self.model_config is not None
+        decoder = self.model_config.get("decoder", {})
+        if "num_classes" in decoder:
+            if kwargs.get("num_labels") is not None:
+                decoder["num_classes"] = kwargs["num_labels"]
+            elif kwargs.get("id2label") is None:
+                self.num_labels = decoder["num_classes"]  # transformers' own default is two, whatever the model
             if self.label2id is None and self.id2label is not None:
                 self.label2id = {label: int(i) for i, label in self.id2label.items()}
 
@@ -64,19 +132,18 @@ class PerceiverBackendConfig(PreTrainedConfig):
 
         Published folders name a file that the encoder once started from, and that nobody has: it is left out.
         """
-        if self.model_config is None:
-            raise ValueError(f"{type(self).__name__} was made without a backend config")
+        assert self.model_config is not None
         return self.backend_config_class.from_dict(without_params(self.model_config))
 
-    def set_vocab_size(self, vocab_size: int) -> None:
-        """Sets the number of token ids, of encoder and decoder where there are both."""
+    def parts(self) -> Iterator[dict[str, Any]]:
+        """`model_config` and what is nested in it, encoder and decoder for example."""
         assert self.model_config is not None
-        parts = [self.model_config, *(part for part in self.model_config.values() if isinstance(part, dict))]
-        for part in parts:
-            if "vocab_size" in part:
-                part["vocab_size"] = vocab_size
-        if self.vocab_size is not None:
-            self.vocab_size = vocab_size
+        yield self.model_config
+        yield from (part for part in self.model_config.values() if isinstance(part, dict))
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        # A folder says all that its model is, also where that is the default of today.
+        return {**super().to_diff_dict(), "model_config": self.to_dict()["model_config"]}
 
 
 _CLASSES: dict[str, type[PerceiverBackendConfig]] = {}
@@ -84,9 +151,9 @@ _CLASSES: dict[str, type[PerceiverBackendConfig]] = {}
 
 def config_class(task: Task) -> type[PerceiverBackendConfig]:
     """The config class of a task, `PerceiverMaskedLanguageModelConfig` for example."""
+    backend = import_module(f"{task.package}.backend")  # imports the package, too, which asks for the class itself
     if task.package not in _CLASSES:
         name = f"{task.huggingface}Config"
-        backend = import_module(f"{task.package}.backend")
         attributes = {
             "__doc__": f"Config of `{task.huggingface}`.\n\n{PerceiverBackendConfig.__doc__}",
             "__module__": f"{task.package}.huggingface",

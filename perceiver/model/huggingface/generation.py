@@ -13,21 +13,33 @@ reset     `reset_latents=True`: as cached, but when the latents are full, half o
 
 from __future__ import annotations
 
+from copy import copy
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import logging
 
+from perceiver.model.core.evaluation import sequence_latents
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
+from perceiver.model.core.position import positions
 from perceiver.model.huggingface.cache import CacheLayer, PerceiverARCache
 from perceiver.model.huggingface.contrastive import contrastive_search
-from perceiver.model.huggingface.model import PerceiverBackendModel, pad_mask_of
+from perceiver.model.huggingface.model import (
+    PerceiverBackendModel,
+    model_forward,
+    pad_mask_of,
+    recorded,
+    text_input,
+    tied_output,
+)
+
+logger = logging.get_logger(__name__)
 
 _MODES = {
     GenerationMode.GREEDY_SEARCH,
@@ -39,75 +51,236 @@ _MODES = {
 }
 
 
-class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
-    """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes."""
+class PerceiverARModel(PerceiverBackendModel):
+    """Base of Hugging Face models around a `CausalSequenceModel`, with logits or without."""
 
     backend_model: CausalSequenceModel
 
-    @can_return_tuple
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backend_model.txt_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backend_model.input_adapter.txt_embedding = value
+
+    def hidden_modules(self) -> list[nn.Module]:
+        """Latents after the cross-attention and each self-attention layer, the last ones after the output norm."""
+        model = self.backend_model
+        return [model.cross_attention, *list(model.self_attention)[:-1], model.out_norm]
+
+    def new_cache(self, max_length: int | None = None) -> PerceiverARCache:
+        """An empty cache. `max_length`: number of tokens that it will have to take up, if that is known."""
+        return PerceiverARCache([CacheLayer(window, max_length) for window in self.backend_model.windows])
+
+    def hidden_states(
+        self,
+        x: Tensor,
+        *,
+        prefix_len: int | None,
+        attention_mask: Tensor | None,
+        past_key_values: PerceiverARCache | None,
+        use_cache: bool | None,
+        output_hidden_states: bool | None,
+        wants_all: bool = True,
+        **given: Tensor | None,
+    ) -> tuple[tuple[Tensor, ...], PerceiverARCache | None]:
+        """Hidden states (B, N, D), without `output_hidden_states` the last ones alone, and the cache. See `forward`."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        model, cache, num_new = self.backend_model, past_key_values, x.shape[1]
+        if cache is not None and not isinstance(cache, PerceiverARCache):
+            raise ValueError(
+                f"past_key_values is a {type(cache).__name__}, it must be a PerceiverARCache: what this "
+                "model returned or its new_cache() gives"
+            )
+        if cache is not None and [layer.window for layer in cache.layers] != model.windows:
+            raise ValueError("past_key_values is the cache of another model: its layers have other windows")
+        num_cached = 0 if cache is None else cache.num_seen
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, -(num_cached + num_new) :]
+        pad_mask = pad_mask_of(attention_mask)
+        _check_positions(x, pad_mask, num_cached, 0 if cache is None else cache.get_seq_length(), **given)
+
+        in_windows = prefix_len is None and not num_cached and num_new > model.max_latents
+        if in_windows and (use_cache or cache is not None):
+            if wants_all:
+                raise ValueError(
+                    f"{num_new} tokens are more than max_latents={model.max_latents}, and a cache is asked for: give "
+                    "prefix_len, the number of tokens that predict nothing, or logits_to_keep, or use_cache=False"
+                )
+            in_windows = False
+        if num_cached or prefix_len is None:
+            prefix_len = 0 if num_cached else max(num_new - model.max_latents, 0)
+        if use_cache is None:  # with a cache there may be more latents than max_latents: only if that is asked for
+            fits = num_new - prefix_len <= model.max_latents and not in_windows
+            use_cache = self.config.use_cache and not self.training and fits
+        if cache is None and use_cache:
+            cache = self.new_cache()
+
+        def run(x: Tensor, prefix_len: int, pad_mask: Tensor | None) -> tuple[Tensor, ...]:
+            layers = None if cache is None else cache.layers
+            if not output_hidden_states:
+                return (model.latents(x, prefix_len, pad_mask, layers),)
+            with recorded(self.hidden_modules()) as states:
+                model.latents(x, prefix_len, pad_mask, layers)
+            return tuple(states)
+
+        return (sequence_latents(model, x, pad_mask, run) if in_windows else run(x, prefix_len, pad_mask)), cache
+
+
+def _check_positions(
+    x: Tensor,
+    pad_mask: Tensor | None,
+    num_cached: int,
+    num_before: int,
+    position_ids: Tensor | None = None,
+    cache_position: Tensor | None = None,
+) -> None:
+    """What libraries give must be what the model takes anyway: it counts tokens, without padding, from 0 on."""
+    if position_ids is not None:
+        start = num_before if pad_mask is None else num_cached
+        wrong = position_ids != positions(x.shape[1], pad_mask, start=start, device=x.device)
+        if (wrong if pad_mask is None else wrong & ~pad_mask[:, num_cached:]).any():
+            raise ValueError(
+                "position_ids must count the tokens of each example from 0 on, without padding: others, those of "
+                "packed documents for example, are not supported"
+            )
+    if cache_position is not None:
+        expected = torch.arange(num_before, num_before + x.shape[1], device=x.device)
+        if not torch.equal(cache_position, expected):
+            raise ValueError(f"cache_position must be {num_before} and so on, as the cache says")
+
+
+def _warn_of_prefix(labels: Tensor, max_latents: int) -> None:
+    """Labels (B, n) that have no effect."""
+    if not torch.compiler.is_compiling() and (labels != -100).any():
+        logger.warning_once(
+            f"The loss is that of the last max_latents={max_latents} positions, as in the training of Perceiver AR; "
+            f"{labels.shape[1]} labels before them have no effect. prefix_len says so without this warning. Without "
+            "labels, all positions have logits."
+        )
+
+
+class PerceiverARBody(PerceiverARModel):
+    """The body of a causal model, what `AutoModel` gives: `last_hidden_state` is what logits are made of."""
+
+    _keys_to_ignore_on_load_unexpected = [
+        *(PerceiverBackendModel._keys_to_ignore_on_load_unexpected or ()),
+        r"^backend_model[.]output_adapter[.]",
+    ]
+
+    @classmethod
+    def backend(cls, model: nn.Module) -> nn.Module:
+        """The same parts without the output's bias."""
+        body = copy(model)
+        body._modules = {name: part for name, part in model._modules.items() if name != "output_adapter"}
+        return body
+
+    @model_forward("position_ids", "cache_position")
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
+        prefix_len: int | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: PerceiverARCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """The arguments of the model's `forward` -> `last_hidden_state` (B, N, D), by default of all positions"""
+        states, cache = self.hidden_states(
+            text_input(input_ids, inputs_embeds),
+            prefix_len=prefix_len,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            **kwargs,
+        )
+        return BaseModelOutputWithPast(
+            last_hidden_state=states[-1],
+            past_key_values=cache,
+            hidden_states=states if len(states) > 1 else None,
+        )
+
+
+class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
+    """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes."""
+
+    @model_forward("position_ids", "cache_position")
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
         prefix_len: int | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: PerceiverARCache | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predicts next tokens.
 
+        A sequence of any length has logits of all its positions: one with more than `max_latents` tokens is processed
+        in windows, `max_latents` positions after the other, as `perceiver.model.core.evaluation` scores it. Then the
+        logits of a position depend on the tokens up to it and on nothing else. `prefix_len` gives the model's usual
+        pass instead, and so do `labels` and a cache.
+
         Args:
             input_ids: Token ids (B, M + N), or the next N of what is in `past_key_values`.
-            prefix_len: Number M of tokens without latent, which predict nothing. Default: what exceeds `max_latents`.
-                Has no effect on the next tokens of a cache.
+            prefix_len: Number M of tokens without latent, which predict nothing. With `labels` or a cache the default
+                is what exceeds `max_latents`, otherwise all tokens predict the next one. Has no effect on the next
+                tokens of a cache.
             attention_mask: (B, at least all tokens, cached ones included), 0 where there is padding.
             past_key_values: Cache that an earlier call returned, which takes up the new tokens.
-            use_cache: Whether to return a cache.
+            use_cache: Whether to return a cache. Default: `config.use_cache`, but not in training, nor with `labels`,
+                nor of more latents than `max_latents`.
             labels: Token ids (B, M + N), `input_ids` usually, -100 where nothing is to be predicted. They are shifted
-                inside: the latent of a token is compared with the label of the next one.
-            output_hidden_states: Whether to return what logits are made of.
-            logits_to_keep: Number of last latents to make logits of. 0: of all.
+                inside: the latent of a token is compared with the label of the next one. Labels of the prefix count for
+                nothing, and a warning says so once, unless `prefix_len` is given.
+            output_hidden_states: Whether to return latents after each layer, the last one being what logits are made
+                of. Default: the config's.
+            logits_to_keep: Number of last positions to make logits of, or indices of positions. 0: of all.
+            inputs_embeds: Token embeddings (B, M + N, channels) in place of token ids.
+            kwargs: `return_dict`; `position_ids` and `cache_position` if they are what the model takes anyway.
 
         Returns:
             `loss`, if there are labels. `logits` (B, N, vocabulary). `past_key_values`, if asked for. `hidden_states`,
-            if asked for: one tensor (B, N, channels).
+            if asked for: a tensor (B, N, channels) per layer, and one before them.
 
         Raises:
-            ValueError: if prefix or latents are longer than the model allows, or a cache of another class is given.
+            ValueError: if prefix or latents are longer than the model allows, a cache of another class is given, or all
+                logits of a sequence longer than `max_latents` together with a cache.
         """
-        if past_key_values is None and use_cache:
-            past_key_values = self.new_cache()
-        if past_key_values is not None and not isinstance(past_key_values, PerceiverARCache):
-            raise ValueError(
-                f"past_key_values is a {type(past_key_values).__name__}, it must be a PerceiverARCache: what this "
-                "model returned or its new_cache() gives"
-            )
-        if past_key_values is not None:
-            if [layer.window for layer in past_key_values.layers] != self.backend_model.windows:
-                raise ValueError("past_key_values is the cache of another model: its layers have other windows")
-        if labels is not None and labels.shape != input_ids.shape:
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)}, inputs {tuple(input_ids.shape)}: they must be equal"
-            )
-        if labels is not None and logits_to_keep:
-            raise ValueError(f"logits_to_keep={logits_to_keep} can't be given with labels, which need all logits")
-        num_cached = 0 if past_key_values is None else past_key_values.num_seen
-        num_tokens = num_cached + input_ids.shape[1]
-        if num_cached:
-            prefix_len = 0
-        elif prefix_len is None:
-            prefix_len = max(input_ids.shape[1] - self.backend_model.max_latents, 0)
-        if attention_mask is not None:
-            attention_mask = attention_mask[:, -num_tokens:]
-        latents = self.backend_model.latents(
-            input_ids,
-            prefix_len,
-            pad_mask_of(attention_mask),
-            None if past_key_values is None else past_key_values.layers,
+        x = text_input(input_ids, inputs_embeds)
+        if labels is not None:
+            if labels.shape != x.shape[:2]:
+                raise ValueError(
+                    f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape[:2])}: they must be equal"
+                )
+            if not isinstance(logits_to_keep, int) or logits_to_keep:
+                raise ValueError(f"logits_to_keep={logits_to_keep} can't be given with labels, which need all logits")
+            use_cache = bool(use_cache)
+            num_cached = 0 if past_key_values is None else past_key_values.num_seen
+            if prefix_len is None and not num_cached:
+                max_latents = self.backend_model.max_latents
+                prefix_len = max(x.shape[1] - max_latents, 0)
+                _warn_of_prefix(labels[:, 1 : prefix_len + 1], max_latents)
+        keeps_last = isinstance(logits_to_keep, int)
+        states, cache = self.hidden_states(
+            x,
+            prefix_len=prefix_len,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            wants_all=not keeps_last or not 1 <= logits_to_keep <= self.backend_model.max_latents,
+            **kwargs,
         )
-        logits = self.backend_model.logits(latents[:, -logits_to_keep:])
+        latents = states[-1][:, slice(-logits_to_keep, None) if keeps_last else logits_to_keep]  # -0: all
+        logits = self.backend_model.logits(latents)
         loss = None
         if labels is not None:
             num_labels, labels = labels.shape[1], labels[:, 1:]
@@ -118,16 +291,12 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
-            hidden_states=(latents,) if output_hidden_states else None,
+            past_key_values=cache,
+            hidden_states=states if len(states) > 1 else None,
         )
 
-    def new_cache(self, max_length: int | None = None) -> PerceiverARCache:
-        """An empty cache. `max_length`: number of tokens that it will have to take up, if that is known."""
-        return PerceiverARCache([CacheLayer(window, max_length) for window in self.backend_model.windows])
-
-    def get_input_embeddings(self) -> torch.nn.Embedding:
-        return self.backend_model.txt_embedding
+    def get_output_embeddings(self) -> nn.Module:
+        return tied_output(self.backend_model.txt_embedding, self.backend_model.output_adapter)
 
     def generate(  # type: ignore[override]  # the arguments of transformers' are among `kwargs`
         self,
@@ -143,7 +312,8 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
 
         Args:
             inputs: Prompts (B, n), padded on the left if they differ in length. Also accepted as `input_ids`. A prompt
-                longer than `max_seq_len` is continued as its last `max_seq_len` tokens would be.
+                longer than `max_seq_len` is continued as its last `max_seq_len` tokens would be. Default: the
+                `bos_token_id` of model or generation config, if there is one.
             generation_config: As in transformers.
             num_latents: Number of last prompt tokens that start as latents, 1 to `max_latents`. Default: 1, or as many
                 as are needed for the others to fit into the prefix, `max_seq_len - max_latents` tokens.
@@ -162,12 +332,14 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
             if kwargs.get(name) is not None and kwargs[name] is not False:
                 raise ValueError(f"{name} is not supported by {type(self).__name__}")
         prompt = kwargs.get("input_ids") if inputs is None else inputs
+        config, _ = self._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        if prompt is None and config.bos_token_id is not None:
+            inputs = prompt = torch.full((1, 1), config.bos_token_id, device=self.device)
         if prompt is None or (isinstance(prompt, Tensor) and prompt.numel() == 0):
             raise ValueError("the prompt is empty, it must have at least one token and the shape (B, n)")
         if not isinstance(prompt, Tensor) or prompt.ndim != 2:
             what = f"has shape {tuple(prompt.shape)}" if isinstance(prompt, Tensor) else f"is a {type(prompt).__name__}"
             raise ValueError(f"the prompt {what}, it must be a tensor of shape (B, n)")
-        config, _ = self._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         mode = config.get_generation_mode(kwargs.get("assistant_model"))
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         self._check_generation(config, mode, reset_latents, cache)
@@ -295,8 +467,9 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
         """The arguments of the next forward pass. `prefix_len` counts tokens of the whole sequence."""
         max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
         num_tokens = input_ids.shape[1]
+        if prefix_len is None:
+            prefix_len = prompt_prefix_len(num_tokens, None, max_seq_len=max_seq_len, max_latents=max_latents)
         if past_key_values is None:  # uncached: the whole window again
-            assert prefix_len is not None
             num_new = min(num_tokens, max_seq_len)
             prefix_len = max(prefix_len - (num_tokens - num_new), num_new - max_latents, 0)
         else:
@@ -309,7 +482,6 @@ class CausalSequenceGenerationModel(PerceiverBackendModel, GenerationMixin):
                 num_new = num_new if next_sequence_length is None else next_sequence_length
                 prefix_len = 0
             else:
-                assert prefix_len is not None
                 num_new = num_tokens - past_key_values.num_skipped
                 prefix_len -= past_key_values.num_skipped
         return {

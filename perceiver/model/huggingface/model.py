@@ -1,45 +1,237 @@
 """Base of the Hugging Face models, which hold a backend model.
 
-A model of a task names its classes and defines `forward`; `perceiver.tasks` says what it is registered as.
+A model of a task names its classes and defines `forward`; `perceiver.tasks` says what it is registered as. Its body,
+whose `last_hidden_state` outputs are made of, is what `AutoModel` and `base_model` give.
 """
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
-from transformers.initialization import guard_torch_init_functions
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.initialization import guard_torch_init_functions, no_init_weights
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
+from perceiver.model.core.adapter import TiedTokenOutputAdapter
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
-from perceiver.model.huggingface.config import PerceiverBackendConfig
+from perceiver.model.core.layers import AttentionLayer
+from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
+from perceiver.model.huggingface.config import PerceiverBackendConfig, config_class
 from perceiver.model.huggingface.saving import save_converted
+from perceiver.tasks import TASKS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+logger = logging.get_logger(__name__)
+
+# What libraries pass to any model, wanted or not.
+_COMMON_ARGUMENTS = ("cache_position", "head_mask", "inputs_embeds", "output_attentions", "position_ids", "use_cache")
+
+
+def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a model's `forward`: `return_dict`, `output_hidden_states`, and what libraries pass to all models.
+
+    `forward` names the arguments that it has, and takes others as `**kwargs`, of which it gets none but those called
+    `further`. Any argument may be None or False: what is not asked for needs no support.
+
+    Raises:
+        ValueError: if something is asked for that other models can do, attention weights for example.
+        TypeError: if something is asked for that is no argument of models.
+    """
+
+    def decorator(forward: Callable[..., Any]) -> Callable[..., Any]:
+        names = {*inspect.signature(forward).parameters, *further}
+        records = "output_hidden_states" not in names
+
+        @can_return_tuple
+        @wraps(forward)
+        def wrapper(self: PerceiverBackendModel, *args: Any, **kwargs: Any) -> Any:
+            hidden_states = kwargs.pop("output_hidden_states", None) if records else False
+            for name in [name for name in kwargs if name not in names]:
+                value = kwargs.pop(name)
+                if value is not None and value is not False:
+                    error = ValueError if name in _COMMON_ARGUMENTS else TypeError
+                    raise error(f"{type(self).__name__} does not support {name}")
+            if not (self.config.output_hidden_states if records and hidden_states is None else hidden_states):
+                return forward(self, *args, **kwargs)
+            with recorded(self.hidden_modules()) as states:
+                outputs = forward(self, *args, **kwargs)
+            outputs["hidden_states"] = tuple(states)
+            return outputs
+
+        return wrapper
+
+    return decorator
+
+
+@contextmanager
+def recorded(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Gives a list to which each call of one of the modules adds its output."""
+    states: list[Tensor] = []
+    handles = [module.register_forward_hook(lambda _, args, output: states.append(output)) for module in modules]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class CheckpointingAttentionLayer(AttentionLayer, GradientCheckpointingLayer):
+    """An `AttentionLayer` that transformers knows as a layer that it can checkpoint, which it does by itself."""
+
+    __call__ = nn.Module.__call__
+
+    def __init_subclass__(cls) -> None:  # FSDP makes subclasses
+        """transformers' own would wrap `forward` in a checkpoint of its own."""
+
+
+if "forward" in vars(CheckpointingAttentionLayer):  # so it did with that class
+    del CheckpointingAttentionLayer.forward
+
+
 class PerceiverBackendModel(PreTrainedModel):
-    """Hugging Face model around a backend model, which has `init_parameters()`. Subclasses define `forward`."""
+    """Hugging Face model around a backend model, which has `init_parameters()`. Subclasses define `forward`.
+
+    Args:
+        config: Its config, or that of a related task: then the model has the encoder of that one, and a decoder of its
+            own with the default geometry.
+        backend_model: A backend model whose parameters this one shares. Default: a new one.
+    """
 
     config_class: type[PerceiverBackendConfig]
     backend_class: ClassVar[type[nn.Module]]
+    body_class: ClassVar[type[PreTrainedModel] | None] = None  # None: this is a body
     backend_model: Any  # a backend_class
 
     supports_gradient_checkpointing = True
+    _supports_sdpa = True  # it uses no other attention but torch's, and its own where that is faster
     accepts_loss_kwargs = False  # losses are means over a batch: Trainer must scale them itself when it accumulates
     _keys_to_ignore_on_load_unexpected = [rf"{name.replace('.', '[.]')}$" for name in COMPUTED_BUFFERS]
 
-    def __init__(self, config: PerceiverBackendConfig):
+    def __init__(self, config: PerceiverBackendConfig, backend_model: nn.Module | None = None):
+        config = self.own_config(config)
         super().__init__(config)
-        self.backend_model = self.backend_class(config.backend_config)
-        self.post_init()
+        if backend_model is None:
+            self.backend_model = self.backend(self.backend_class(config.backend_config))
+            for module in self.modules():
+                if type(module) is AttentionLayer:
+                    module.__class__ = CheckpointingAttentionLayer
+            self.post_init()
+        else:
+            self.backend_model = self.backend(backend_model)
+            with no_init_weights():
+                self.post_init()
+
+    @classmethod
+    def backend(cls, model: nn.Module) -> nn.Module:
+        """What of a backend model is the model's."""
+        return model
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The body, a model of its own that shares parameters with this one."""
+        if self.body_class is None:
+            return self
+        body = self.body_class(self.config, self.backend_model)
+        body.training = self.training
+        return body
+
+    @classmethod
+    def own_config(cls, config: PerceiverBackendConfig) -> PerceiverBackendConfig:
+        """The config of the class for another one's.
+
+        Raises:
+            ValueError: if models of the class can't be made from that.
+        """
+        if isinstance(config, cls.config_class):
+            return config
+        if not isinstance(config, PerceiverBackendConfig) or config.task not in cls.config_class.task.relatives():
+            titles = [task.title for task in (cls.config_class.task, *cls.config_class.task.relatives())]
+            raise ValueError(
+                f"{cls.__name__} can't be made from a config of the type {config.model_type!r}, only from that of a "
+                f"{' or '.join(titles)}"
+            )
+        return cls.adapted_config(config)
+
+    @classmethod
+    def adapted_config(cls, config: PerceiverBackendConfig) -> PerceiverBackendConfig:
+        """The config of the class for one of a related task."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Self:
+        """As in transformers. A folder of a related task gives the encoder alone: the decoder is new.
+
+        Raises:
+            ValueError: if the folder is of another task that is not related.
+        """
+        if config is None:
+            values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
+            model_type = values.get("model_type")
+            if model_type in {task.model_type for task in TASKS.values()} - {cls.config_class.model_type}:
+                config, kwargs = AutoConfig.from_pretrained(
+                    pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
+                )
+        if not isinstance(config, PerceiverBackendConfig) or isinstance(config, cls.config_class):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        return cls._from_relative(pretrained_model_name_or_path, cls.own_config(config), **kwargs)
+
+    @classmethod
+    def _from_relative(cls, folder: Any, config: PerceiverBackendConfig, **kwargs: Any) -> Any:
+        """A new model with the encoder of a folder. The decoder there may have the same names, and isn't looked at."""
+        assert cls.body_class is not None
+        wants_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = cls.body_class.from_pretrained(folder, config=config, output_loading_info=True, **kwargs)
+        body, info = loaded
+        model = cls._from_config(config, dtype=body.dtype).to(body.device).eval()
+        model.backend_model[0] = body.backend_model[0]
+        new = [name for name, _ in model.named_parameters() if name.startswith("backend_model.1.")]
+        logger.warning(f"New parameters of {cls.__name__}, which {folder} does not have: {', '.join(new)}. Train them.")
+        return (model, {**info, "missing_keys": {*info["missing_keys"], *new}}) if wants_info else model
+
+    def hidden_modules(self) -> list[nn.Module]:
+        """The modules whose outputs are `hidden_states`: of a Perceiver IO model the latents, after the first
+        cross-attention layer and after each self-attention layer."""
+        encoder = self.backend_model.encoder
+        return [encoder.cross_attn_1, *encoder.self_attn_1, *(encoder.self_attn_n or ())]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding, or of models without tokens the input adapter."""
+        adapter = self.backend_model.encoder.input_adapter
+        return getattr(adapter, "txt_embedding", adapter)
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        encoder = self.backend_model.encoder
+        if hasattr(encoder.input_adapter, "txt_embedding"):
+            encoder.input_adapter.txt_embedding = value
+        else:
+            encoder.input_adapter = value
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The linear layer of a language model that makes logits. None: the model is none."""
+        return None
 
     @classmethod
     def from_checkpoint(cls, ckpt_path: str | Path) -> Self:
@@ -90,20 +282,21 @@ class PerceiverBackendModel(PreTrainedModel):
             The embedding, the same module. Optimizers have to be made after it: parameters are new.
         """
         embedding = self.get_input_embeddings()
-        assert isinstance(embedding, nn.Embedding)
+        if not isinstance(embedding, nn.Embedding):
+            raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
         size = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
         size = -(-size // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else size
         if size < 1:
             raise ValueError(f"new_num_tokens={new_num_tokens} must be at least 1")
         if size == embedding.num_embeddings:
             return embedding
-        self.config.set_vocab_size(size)
+        self.config.vocab_size = size
         config = self.backend_model.config
         for part in (config, *(getattr(config, field.name) for field in fields(config))):
             if hasattr(part, "vocab_size"):
                 part.vocab_size = size
         with torch.device("meta" if mean_resizing else embedding.weight.device):
-            fresh = dict(self.backend_class(config).named_parameters())
+            fresh = dict(self.backend(self.backend_class(config)).named_parameters())
         for name, old in list(self.backend_model.named_parameters()):
             if old.shape != fresh[name].shape:  # those with a row per token id
                 new = old.mean(dim=0).expand(fresh[name].shape).clone() if mean_resizing else fresh[name].to(old.dtype)
@@ -136,10 +329,72 @@ class PerceiverBackendModel(PreTrainedModel):
         self.backend_model.init_parameters()
 
 
+class BackendEncoder(nn.Sequential):
+    """The encoder of a `PerceiverIO`, under the name that it has there."""
+
+    def __init__(self, model: Any):
+        super().__init__(model.encoder)
+        self.config = model.config
+
+    @property
+    def encoder(self) -> PerceiverEncoder:
+        return cast(PerceiverEncoder, self[0])
+
+    def init_parameters(self) -> None:
+        self.encoder.init_parameters()
+
+
+class PerceiverBody(PerceiverBackendModel):
+    """The encoder of a Perceiver IO model, what `AutoModel` gives: `last_hidden_state` are its latents (B, N, D)."""
+
+    _keys_to_ignore_on_load_unexpected = [
+        *(PerceiverBackendModel._keys_to_ignore_on_load_unexpected or ()),
+        r"^backend_model[.]1[.]",
+    ]
+
+    @classmethod
+    def backend(cls, model: nn.Module) -> nn.Module:
+        assert isinstance(model, PerceiverIO)
+        return BackendEncoder(model)
+
+    def output(self, latents: Tensor) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=latents)
+
+
 def register_model(model_class: type[PerceiverBackendModel]) -> None:
-    """Registers a model with the Auto class of its task."""
+    """Registers a model with the Auto class of its task, also for folders of related tasks, and its body."""
     auto_class = getattr(transformers, model_class.config_class.task.auto_class)
     auto_class.register(model_class.config_class, model_class, exist_ok=True)
+    if auto_class is not AutoModel and model_class.body_class is not None:
+        AutoModel.register(model_class.config_class, model_class.body_class, exist_ok=True)
+    for task in model_class.config_class.task.relatives():
+        # `register` wants the model's own config
+        auto_class._model_mapping.register(config_class(task), model_class, exist_ok=True)
+
+
+def tied_output(embedding: nn.Embedding, adapter: TiedTokenOutputAdapter) -> nn.Linear:
+    """A linear layer whose parameters are those of the tied output, the same tensors."""
+    linear = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
+    linear.weight = embedding.weight
+    linear.register_parameter("bias", adapter.bias)
+    return linear
+
+
+def text_input(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None = None, position_ids: Tensor | None = None
+) -> Tensor:
+    """Token ids (B, M), or their embeddings (B, M, C): exactly one is given.
+
+    Raises:
+        ValueError: if both are given or none, or if there are other positions than 0 to M - 1.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    x = inputs_embeds if input_ids is None else input_ids
+    assert x is not None
+    if position_ids is not None and not (position_ids == torch.arange(x.shape[1], device=x.device)).all():
+        raise ValueError(f"position_ids must be 0 to {x.shape[1] - 1}: positions can't be chosen")
+    return x
 
 
 def pad_mask_of(attention_mask: Tensor | None) -> Tensor | None:

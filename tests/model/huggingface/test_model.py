@@ -18,7 +18,7 @@ from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.huggingface import saving
 from perceiver.model.huggingface.model import pad_mask_of
 from perceiver.model.huggingface.saving import save_converted
-from perceiver.model.text import clm
+from perceiver.model.text import clm, mlm
 from perceiver.model.text.mlm import PerceiverMaskedLanguageModel, PerceiverMaskedLanguageModelConfig
 from tests.model.helpers import (
     assert_same_parameters,
@@ -87,10 +87,10 @@ def test_config_survives_saving_and_copying(tmp_path: Path) -> None:
     assert Config.from_pretrained(tmp_path) == Config.from_pretrained(tmp_path)
 
 
-def test_config_without_a_model() -> None:
-    # transformers makes one to find out which values differ from the defaults
-    with pytest.raises(ValueError, match="PerceiverMaskedLanguageModelConfig was made without a backend config"):
-        _ = Config().backend_config
+def test_config_without_a_model_is_that_of_the_default_variant(tmp_path: Path) -> None:
+    assert Config().backend_config == mlm.perceiver_io_language_base()
+    Config().save_pretrained(tmp_path)  # says so, also when it will be another one
+    assert json.loads((tmp_path / "config.json").read_text())["model_config"] == Config().model_config
 
 
 def test_pad_mask() -> None:

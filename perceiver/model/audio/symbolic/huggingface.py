@@ -19,7 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from perceiver.model.audio.symbolic.backend import PAD_TOKEN_ID, SymbolicAudioModel
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter
-from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
+from perceiver.model.huggingface.generation import CausalSequenceGenerationModel, PerceiverARBody
 from perceiver.model.huggingface.model import register_model
 from perceiver.tasks import TASKS
 
@@ -30,11 +30,19 @@ if TYPE_CHECKING:
 PerceiverSymbolicAudioModelConfig = config_class(TASKS["symbolic-audio"])
 
 
+class PerceiverSymbolicAudioModelBody(PerceiverARBody):
+    """Body of a symbolic audio model, registered with `AutoModel`."""
+
+    config_class = PerceiverSymbolicAudioModelConfig
+    backend_class = SymbolicAudioModel
+
+
 class PerceiverSymbolicAudioModel(CausalSequenceGenerationModel):
     """Symbolic audio model, registered with `AutoModelForCausalLM`. It never generates padding."""
 
     config_class = PerceiverSymbolicAudioModelConfig
     backend_class = SymbolicAudioModel
+    body_class = PerceiverSymbolicAudioModelBody
 
     def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict[str, Any]]:
         config, model_kwargs = super()._prepare_generation_config(*args, **kwargs)  # type: ignore[misc]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForMultimodalAutoencoding
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
-from perceiver.model.huggingface.model import register_model
+from perceiver.model.huggingface.model import PerceiverBody, model_forward, register_model
 from perceiver.model.huggingface.official import OfficialWeights, encoder_fields
 from perceiver.model.multimodal.autoencoder.adapter import (
     MODALITIES,
@@ -35,15 +36,37 @@ class MultimodalAutoencoderOutput(ModelOutput):
         video: (B, T, H, W, channels), or the pixels (B, P, channels) of P chosen points.
         audio: (B, samples), or the patches (B, P, samples of a patch) of P chosen points.
         logits: Logits of the label (B, classes).
+        hidden_states: Latents, if they are asked for.
     """
 
     loss: Tensor | None = None
     video: Tensor | None = None
     audio: Tensor | None = None
     logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 PerceiverMultimodalAutoencoderConfig = config_class(TASKS["multimodal-autoencoder"])
+
+
+class PerceiverMultimodalAutoencoderBody(PerceiverBody):
+    """Encoder of a multimodal autoencoder, its `base_model`. (`AutoModel` gives the whole model.)"""
+
+    config_class = PerceiverMultimodalAutoencoderConfig
+    backend_class = MultimodalAutoencoder
+    main_input_name = "video"
+
+    @model_forward()
+    def forward(
+        self,
+        video: Tensor | None = None,
+        audio: Tensor | None = None,
+        class_probs: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """The inputs of `PerceiverMultimodalAutoencoder` -> latents (B, N, D)"""
+        encoder = self.backend_model.encoder
+        return self.output(encoder(encoder.input_adapter(video, audio, class_probs), adapted=True))
 
 
 class PerceiverMultimodalAutoencoder(PerceiverClassifier):
@@ -51,10 +74,11 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
 
     config_class = PerceiverMultimodalAutoencoderConfig
     backend_class = MultimodalAutoencoder
+    body_class = PerceiverMultimodalAutoencoderBody
     backend_model: MultimodalAutoencoder
     main_input_name = "video"
 
-    @can_return_tuple
+    @model_forward()
     def forward(
         self,
         video: Tensor | None = None,
@@ -63,6 +87,7 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
         video_points: Tensor | None = None,
         audio_points: Tensor | None = None,
         labels: Tensor | None = None,
+        **kwargs: Any,
     ) -> MultimodalAutoencoderOutput:
         """Encodes and decodes.
 
@@ -75,6 +100,7 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
             audio_points: Numbers of audio patches, likewise.
             labels: Classes (B,). They give the loss (`autoencoder_loss`), of video and audio as well, at the chosen
                 points; training wants a few random ones. An example with -100 counts for nothing.
+            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
         """
         points = {"video_points": video_points, "audio_points": audio_points}
         output = self.backend_model(video, audio, class_probs, **points)

@@ -8,18 +8,29 @@ from typing import Any
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils.generic import can_return_tuple
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
-from perceiver.model.huggingface.model import pad_mask_of, register_model
+from perceiver.model.huggingface.model import model_forward, pad_mask_of, register_model, text_input
 from perceiver.model.huggingface.official import OFFICIAL_CLASSIFIER, OfficialWeights, official_classification_decoder
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
-from perceiver.model.text.common.huggingface import OFFICIAL_INPUTS, PerceiverTextModel, official_encoder
+from perceiver.model.text.common.huggingface import (
+    OFFICIAL_INPUTS,
+    PerceiverTextBody,
+    PerceiverTextModel,
+    official_encoder,
+)
 from perceiver.tasks import TASKS
 
 PerceiverTextClassifierConfig = config_class(TASKS["text-classifier"])
+
+
+class PerceiverTextClassifierBody(PerceiverTextBody):
+    """Encoder of a text classifier, registered with `AutoModel`."""
+
+    config_class = PerceiverTextClassifierConfig
+    backend_class = TextClassifier
 
 
 class PerceiverTextClassifier(PerceiverTextModel, PerceiverClassifier):
@@ -27,16 +38,26 @@ class PerceiverTextClassifier(PerceiverTextModel, PerceiverClassifier):
 
     config_class = PerceiverTextClassifierConfig
     backend_class = TextClassifier
+    body_class = PerceiverTextClassifierBody
     backend_model: TextClassifier
 
-    @can_return_tuple
+    @model_forward()
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classifies texts.
 
         Args:
             input_ids: Token ids (B, M).
+            inputs_embeds: Token embeddings (B, M, C) in their place.
+            position_ids: 0 to M - 1, if they are given at all.
+            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
             attention_mask: (B, M), 0 where `input_ids` is padding.
             labels: They give the loss. What they are is said by `config.problem_type`, see `classification_loss`; where
                 that is None, the first labels set it, as in transformers.
@@ -44,7 +65,8 @@ class PerceiverTextClassifier(PerceiverTextModel, PerceiverClassifier):
         Returns:
             `loss`, if there are labels. `logits`: (B, classes), or (B, O, classes) for more than one output query.
         """
-        logits = self.backend_model(input_ids, pad_mask_of(attention_mask))
+        x = text_input(input_ids, inputs_embeds, position_ids)
+        logits = self.backend_model(x, pad_mask_of(attention_mask))
         return SequenceClassifierOutput(loss=self.loss(logits, labels), logits=logits)
 
 

@@ -10,7 +10,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter
-from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
+from perceiver.model.huggingface.generation import CausalSequenceGenerationModel, PerceiverARBody
 from perceiver.model.huggingface.model import register_model, text_tokenizer
 from perceiver.model.text.clm.backend import CausalLanguageModel
 from perceiver.tasks import TASKS
@@ -18,11 +18,19 @@ from perceiver.tasks import TASKS
 PerceiverCausalLanguageModelConfig = config_class(TASKS["clm"])
 
 
+class PerceiverCausalLanguageModelBody(PerceiverARBody):
+    """Body of a causal language model, registered with `AutoModel`."""
+
+    config_class = PerceiverCausalLanguageModelConfig
+    backend_class = CausalLanguageModel
+
+
 class PerceiverCausalLanguageModel(CausalSequenceGenerationModel):
     """Causal language model, registered with `AutoModelForCausalLM`."""
 
     config_class = PerceiverCausalLanguageModelConfig
     backend_class = CausalLanguageModel
+    body_class = PerceiverCausalLanguageModelBody
 
     def processor(self, source: Any) -> Any:
         tokenizer = text_tokenizer(source, padding_side="left")  # any length: the model sees the last tokens
@@ -40,13 +48,20 @@ class PerceiverTextGenerationPipeline(TextGenerationPipeline):
     """The text-generation pipeline, which continues the prompt of our models as it is.
 
     transformers' own appends the special tokens of the tokenizer to it, unless it is called with
-    `add_special_tokens=False`. For other models nothing changes.
+    `add_special_tokens=False`. It also samples unless it is told not to; with ours, beam search and contrastive search
+    sample only with `do_sample=True`. For other models nothing changes.
     """
 
     def preprocess(self, prompt_text: Any, prefix: str = "", **kwargs: Any) -> Any:  # type: ignore[override]
         if isinstance(self.model, PerceiverCausalLanguageModel):
             kwargs.setdefault("add_special_tokens", False)
         return super().preprocess(prompt_text, prefix, **kwargs)
+
+    def _forward(self, model_inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        names_search = kwargs.get("penalty_alpha") is not None or (kwargs.get("num_beams") or 1) > 1
+        if isinstance(self.model, PerceiverCausalLanguageModel) and names_search:
+            kwargs.setdefault("do_sample", False)
+        return super()._forward(model_inputs, **kwargs)
 
 
 convert_checkpoint = checkpoint_converter(PerceiverCausalLanguageModel)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
 from transformers import PerceiverConfig, PerceiverForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
-from transformers.utils.generic import can_return_tuple
 
+from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenOutputAdapter
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
-from perceiver.model.huggingface.model import register_model
+from perceiver.model.huggingface.model import model_forward, register_model, text_input, tied_output
 from perceiver.model.huggingface.official import OfficialWeights
-from perceiver.model.text.common.huggingface import OFFICIAL_INPUTS, PerceiverTextModel, official_encoder
+from perceiver.model.text.common.huggingface import (
+    OFFICIAL_INPUTS,
+    PerceiverTextBody,
+    PerceiverTextModel,
+    official_encoder,
+)
 from perceiver.model.text.mlm.backend import MaskedLanguageModel, MaskedLanguageModelConfig, TextDecoderConfig
 from perceiver.tasks import TASKS
 
 PerceiverMaskedLanguageModelConfig = config_class(TASKS["mlm"])
+
+
+class PerceiverMaskedLanguageModelBody(PerceiverTextBody):
+    """Encoder of a masked language model, registered with `AutoModel`."""
+
+    config_class = PerceiverMaskedLanguageModelConfig
+    backend_class = MaskedLanguageModel
 
 
 class PerceiverMaskedLanguageModel(PerceiverTextModel):
@@ -23,20 +37,34 @@ class PerceiverMaskedLanguageModel(PerceiverTextModel):
 
     config_class = PerceiverMaskedLanguageModelConfig
     backend_class = MaskedLanguageModel
+    body_class = PerceiverMaskedLanguageModelBody
     backend_model: MaskedLanguageModel
 
-    @can_return_tuple
+    def get_output_embeddings(self) -> nn.Module:
+        adapter = self.backend_model.decoder.output_adapter
+        if isinstance(adapter, TiedTokenOutputAdapter):
+            return tied_output(self.backend_model.txt_embedding, adapter)
+        assert isinstance(adapter, TokenOutputAdapter)
+        return adapter.linear
+
+    @model_forward()
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predicts tokens.
 
         Args:
             input_ids: Token ids (B, M).
+            inputs_embeds: Token embeddings (B, M, C) in their place.
+            position_ids: 0 to M - 1, if they are given at all.
+            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
             attention_mask: (B, M), 0 where `input_ids` is padding.
             labels: Token ids (B, M) to predict, -100 where nothing is to be predicted. They give the loss.
             output_positions: Indices (B, P) of the positions to predict. By default all, except in training with
@@ -46,7 +74,8 @@ class PerceiverMaskedLanguageModel(PerceiverTextModel):
             `loss`, if there are labels: mean cross-entropy over labelled positions. `logits`: (B, M, vocabulary), or
             (B, P, vocabulary).
         """
-        loss, logits = self.per_position(input_ids, attention_mask, labels, output_positions)
+        x = text_input(input_ids, inputs_embeds, position_ids)
+        loss, logits = self.per_position(x, attention_mask, labels, output_positions)
         return MaskedLMOutput(loss=loss, logits=logits)
 
 

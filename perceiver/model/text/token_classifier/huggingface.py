@@ -9,13 +9,12 @@ from torch import Tensor
 from transformers import PerceiverTokenizer, TokenClassificationPipeline
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.utils.generic import can_return_tuple
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter
-from perceiver.model.huggingface.model import register_model
-from perceiver.model.text.common.huggingface import PerceiverTextModel
+from perceiver.model.huggingface.model import model_forward, register_model, text_input
+from perceiver.model.text.common.huggingface import PerceiverTextBody, PerceiverTextModel
 from perceiver.model.text.token_classifier.backend import TokenClassifier
 from perceiver.model.text.token_classifier.entities import AGGREGATIONS, entities_of
 from perceiver.tasks import TASKS
@@ -23,25 +22,39 @@ from perceiver.tasks import TASKS
 PerceiverTokenClassifierConfig = config_class(TASKS["token-classifier"])
 
 
+class PerceiverTokenClassifierBody(PerceiverTextBody):
+    """Encoder of a token classifier, registered with `AutoModel`."""
+
+    config_class = PerceiverTokenClassifierConfig
+    backend_class = TokenClassifier
+
+
 class PerceiverTokenClassifier(PerceiverTextModel, PerceiverClassifier):
     """Token classifier, registered with `AutoModelForTokenClassification`."""
 
     config_class = PerceiverTokenClassifierConfig
     backend_class = TokenClassifier
+    body_class = PerceiverTokenClassifierBody
     backend_model: TokenClassifier
 
-    @can_return_tuple
+    @model_forward()
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Classifies tokens.
 
         Args:
             input_ids: Token ids (B, M).
+            inputs_embeds: Token embeddings (B, M, C) in their place.
+            position_ids: 0 to M - 1, if they are given at all.
+            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
             attention_mask: (B, M), 0 where `input_ids` is padding.
             labels: Classes (B, M), -100 where there is nothing to classify. They give the loss.
             output_positions: Indices (B, P) of the positions to classify. By default all, except in training with
@@ -51,7 +64,8 @@ class PerceiverTokenClassifier(PerceiverTextModel, PerceiverClassifier):
             `loss`, if there are labels: mean cross-entropy over labelled positions. `logits`: (B, M, classes), or
             (B, P, classes).
         """
-        loss, logits = self.per_position(input_ids, attention_mask, labels, output_positions)
+        x = text_input(input_ids, inputs_embeds, position_ids)
+        loss, logits = self.per_position(x, attention_mask, labels, output_positions)
         return TokenClassifierOutput(loss=loss, logits=logits)
 
 

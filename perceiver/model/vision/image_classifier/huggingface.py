@@ -15,13 +15,12 @@ from transformers import (
     PerceiverForImageClassificationFourier,
     PerceiverForImageClassificationLearned,
 )
-from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
-from perceiver.model.huggingface.model import register_model
+from perceiver.model.huggingface.model import PerceiverBody, model_forward, register_model
 from perceiver.model.huggingface.official import (
     OFFICIAL_CLASSIFIER,
     OfficialWeights,
@@ -40,22 +39,37 @@ from perceiver.tasks import TASKS
 PerceiverImageClassifierConfig = config_class(TASKS["image-classifier"])
 
 
+class PerceiverImageClassifierBody(PerceiverBody):
+    """Encoder of an image classifier, registered with `AutoModel`."""
+
+    config_class = PerceiverImageClassifierConfig
+    backend_class = ImageClassifier
+    main_input_name = "pixel_values"
+
+    @model_forward()
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Images (B, H, W, channels) -> latents (B, N, D)"""
+        return self.output(self.backend_model.encoder(pixel_values))
+
+
 class PerceiverImageClassifier(PerceiverClassifier):
     """Image classifier, registered with `AutoModelForImageClassification`."""
 
     config_class = PerceiverImageClassifierConfig
     backend_class = ImageClassifier
+    body_class = PerceiverImageClassifierBody
     backend_model: ImageClassifier
     main_input_name = "pixel_values"
 
-    @can_return_tuple
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
+    @model_forward()
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
         """Classifies images.
 
         Args:
             pixel_values: Images (B, H, W, channels) as `PerceiverImageClassifierInputProcessor` makes them.
             labels: They give the loss. What they are is said by `config.problem_type`, see `classification_loss`; where
                 that is None, the first labels set it, as in transformers.
+            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
 
         Returns:
             `loss`, if there are labels. `logits`: (B, classes), or (B, O, classes) for more than one output query.

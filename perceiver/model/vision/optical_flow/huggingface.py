@@ -10,13 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForOpticalFlow, Pipeline
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
 
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
-from perceiver.model.huggingface.model import PerceiverBackendModel, register_model
+from perceiver.model.huggingface.model import (
+    PerceiverBackendModel,
+    PerceiverBody,
+    model_forward,
+    register_model,
+)
 from perceiver.model.huggingface.official import OfficialWeights, encoder_fields
 from perceiver.model.vision.optical_flow.backend import (
     PIXELS_PER_UNIT,
@@ -38,13 +43,28 @@ class OpticalFlowOutput(ModelOutput):
     Attributes:
         loss: Mean end-point error in pixels, if there are labels.
         logits: Flow (B, H, W, 2) in units of `PIXELS_PER_UNIT` pixels.
+        hidden_states: Latents, if they are asked for.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 OpticalFlowPerceiverConfig = config_class(TASKS["optical-flow"])
+
+
+class OpticalFlowPerceiverBody(PerceiverBody):
+    """Encoder of an optical flow model, its `base_model`. (`AutoModel` gives the whole model.)"""
+
+    config_class = OpticalFlowPerceiverConfig
+    backend_class = OpticalFlow
+    main_input_name = "inputs"
+
+    @model_forward()
+    def forward(self, inputs: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Features of two frames (B, 2, 27, H, W) -> latents (B, N, D)"""
+        return self.output(self.backend_model.encoder(inputs))
 
 
 class OpticalFlowPerceiver(PerceiverBackendModel):
@@ -52,16 +72,18 @@ class OpticalFlowPerceiver(PerceiverBackendModel):
 
     config_class = OpticalFlowPerceiverConfig
     backend_class = OpticalFlow
+    body_class = OpticalFlowPerceiverBody
     backend_model: OpticalFlow
     main_input_name = "inputs"
 
-    @can_return_tuple
-    def forward(self, inputs: Tensor, labels: Tensor | None = None) -> OpticalFlowOutput:
+    @model_forward()
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, **kwargs: Any) -> OpticalFlowOutput:
         """Estimates flow.
 
         Args:
             inputs: Features of two frames (B, 2, 27, H, W), as `OpticalFlowProcessor` makes them.
             labels: Flow (B, H, W, 2) in pixels, not finite where it is unknown. It gives the loss.
+            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
 
         Returns:
             `loss`, if there are labels: mean end-point error in pixels. `logits`: flow (B, H, W, 2) in units of

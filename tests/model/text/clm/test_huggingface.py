@@ -140,12 +140,12 @@ def test_conversion_warns_of_tokens_that_the_model_does_not_know(tmp_path: Path)
 @every_config
 def test_forward(config: clm.CausalLanguageModelConfig) -> None:
     model, x = hf_model(config), token_ids(2, config.max_seq_len)
-    output = model(x, output_hidden_states=True)  # by default all are prefix that are too many for the latents
     prefix_len = config.max_seq_len - config.max_latents
+    output = model(x, prefix_len=prefix_len, use_cache=False, output_hidden_states=True)
     torch.testing.assert_close(output.logits, model.backend_model(x, prefix_len), **TIGHT)
     torch.testing.assert_close(output.hidden_states[-1], model.backend_model.latents(x, prefix_len), **TIGHT)
     assert output.loss is None and output.past_key_values is None
-    (last,) = model(x, logits_to_keep=1, return_dict=False)
+    (last,) = model(x, prefix_len=prefix_len, use_cache=False, logits_to_keep=1, return_dict=False)
     torch.testing.assert_close(last, output.logits[:, -1:], **TIGHT)
     if prefix_len:
         shorter = model(x[:, 1:], prefix_len=prefix_len - 1).logits
@@ -232,7 +232,7 @@ def test_bad_forward_arguments() -> None:
         model(x, prefix_len=6)
     with pytest.raises(ValueError, match="6 tokens with prefix_len=0 make 6 latents, max_latents=5"):
         model(x, prefix_len=0)
-    with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 4\), expected torch.bool \(2, 6\)"):
+    with pytest.raises(ValueError, match=r"pad_mask has shape \(2, 4\), expected \(2, 6\)"):
         model(x, attention_mask=torch.ones(2, 4))
 
 

@@ -64,6 +64,16 @@ def test_batches_and_arguments_of_the_constructor(folder: Path) -> None:
         assert result["generated_token_ids"][-6:] == expected[-6:]
 
 
+@pytest.mark.parametrize("search", [{"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 4}], ids=["beams", "contrastive"])
+def test_a_search_that_is_asked_for_is_what_runs(folder: Path, search: dict[str, Any]) -> None:
+    generator = pipeline("text-generation", model=str(folder), num_latents=2, max_new_tokens=6)
+    expected = continued(folder, PROMPT, num_latents=2, **search)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        (result,) = generator(PROMPT, return_tensors=True, **search)
+        assert result["generated_token_ids"] == expected
+
+
 def test_special_tokens_if_asked_for(folder: Path) -> None:
     generator = pipeline("text-generation", model=str(folder), max_new_tokens=1, do_sample=False)
     (plain,), (special,) = (
