@@ -1,0 +1,101 @@
+"""transformers' own common tests of models, run for the models of every task.
+
+    python tests/peers/transformers_mixins.py [CHECKOUT] [pytest's arguments]
+
+They are taken from transformers' source distribution, or from the `tests` folder of a checkout, which should be of the
+installed version and also has the tests of generation. None of it is part of this repository. What does not apply is
+in `EXCLUDED`, each test with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unittest
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.huggingface.tasks import LATENTS, PERCEIVER_AR, TASKS, Task  # noqa: E402
+from tests.peers import transformers_source  # noqa: E402
+
+CHECKOUT = os.environ.get("TRANSFORMERS_CHECKOUT")
+
+# Tests that transformers' mixins have and that do not apply: why.
+EXCLUDED: dict[str, str] = {}
+# Tests of the loss, which bodies do not have. (transformers knows its own bodies by name.)
+WITH_LOSS = ("test_training", "test_training_gradient_checkpointing")
+
+
+class ModelTester:
+    """What the mixins want to know of a model, and its inputs."""
+
+    is_training = True
+
+    def __init__(self, parent: Any, task: Task):
+        self.parent, self.task = parent, task
+        self.is_causal = "max_latents" in (task.model().config.model_config or {})
+        self.batch_size = 3
+        self.num_hidden_layers, self.num_attention_heads = 1, 2
+        self.seq_length = PERCEIVER_AR["max_latents"] if self.is_causal else LATENTS["num_latents"]
+        self.hidden_size = PERCEIVER_AR["num_channels"] if self.is_causal else LATENTS["num_latent_channels"]
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        inputs = self.task.batch(self.batch_size, labels=False)
+        if self.is_causal:  # as many tokens as latents: then hidden states have their length
+            inputs = {name: x[:, : self.seq_length] for name, x in inputs.items()}
+        if "input_ids" in inputs:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return self.task.model().config, inputs
+
+
+def test_class(task: Task) -> type:
+    common = transformers_source.test_module("test_modeling_common")
+    model_class = type(task.model())
+    bodies = (model_class.body_class,) if model_class.config_class.task.auto_class != "AutoModel" else ()
+
+    class ModelTest(common.ModelTesterMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+        all_model_classes = (*bodies, model_class)
+        has_attentions = False
+        test_resize_embeddings = task.has_tokens
+
+        def setUp(self) -> None:
+            self.model_tester = ModelTester(self, task)
+            if self._testMethodName.startswith(WITH_LOSS):
+                self.all_model_classes = (model_class,)
+
+        def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> Any:
+            inputs = dict(inputs_dict)
+            if return_labels and model_class.body_class is not None:
+                inputs["labels"] = task.batch(self.model_tester.batch_size)["labels"]
+                if self.model_tester.is_causal:
+                    inputs["labels"] = inputs["labels"][:, : self.model_tester.seq_length]
+            return inputs
+
+    return ModelTest
+
+
+transformers_source.load(Path(CHECKOUT) / "tests" if CHECKOUT else transformers_source.downloaded())
+for _task in TASKS:
+    _name = f"Test{_task.name.title().replace(' ', '')}"
+    _class = test_class(_task)
+    for _test, _reason in EXCLUDED.items():
+        if hasattr(_class, _test):
+            setattr(_class, _test, unittest.skip(_reason)(getattr(_class, _test)))
+    _class.__name__ = _class.__qualname__ = _name
+    globals()[_name] = _class
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and Path(arguments[0]).is_dir():
+        os.environ["TRANSFORMERS_CHECKOUT"] = str(Path(arguments.pop(0)).resolve())
+    return int(pytest.main([__file__, "--rootdir", str(ROOT), "-W", "default", "-m", "", *arguments]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
