@@ -112,7 +112,7 @@ def test_more_or_fewer_names_than_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         hf_model(id2label=dict(enumerate("abc")))
     hf_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RuntimeError, match="You set `ignore_mismatched_sizes` to `False`"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
     with pytest.raises(ValueError, match=r"id2label names 3 classes, .* the model has 2"):
         convert_checkpoint(tmp_path / "out", CKPTS[0], str(HUB), id2label=dict(enumerate("abc")))
