@@ -233,6 +233,11 @@ class PerceiverBackendModel(PreTrainedModel):
         """The linear layer of a language model that makes logits. None: the model is none."""
         return None
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids. Models without tokens have none."""
+        return self.config.vocab_size
+
     @classmethod
     def from_checkpoint(cls, ckpt_path: str | Path) -> Self:
         """Builds the model from a Lightning checkpoint, path or URL, of perceiver-io 0.8 or later."""
@@ -284,6 +289,8 @@ class PerceiverBackendModel(PreTrainedModel):
         embedding = self.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):
             raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
+        if pad_to_multiple_of is not None and not isinstance(pad_to_multiple_of, int):
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} must be an integer")
         size = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
         size = -(-size // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else size
         if size < 1:
@@ -303,7 +310,9 @@ class PerceiverBackendModel(PreTrainedModel):
                 new[: len(old)] = old[: len(new)]
                 path, _, parameter = name.rpartition(".")
                 module = self.backend_model.get_submodule(path)
-                setattr(module, parameter, nn.Parameter(new, requires_grad=old.requires_grad))
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+                new._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark, see below
+                setattr(module, parameter, new)
                 setattr(module, "num_embeddings" if isinstance(module, nn.Embedding) else "out_features", size)
         return embedding
 
@@ -327,6 +336,8 @@ class PerceiverBackendModel(PreTrainedModel):
     def initialize_weights(self) -> None:
         # Called for a new model, and after loading, when the guard leaves parameters alone that came from a file.
         self.backend_model.init_parameters()
+        for parameter in self.parameters():
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark, for the guard
 
 
 class BackendEncoder(nn.Sequential):

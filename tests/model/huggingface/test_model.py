@@ -326,5 +326,11 @@ def test_resize_token_embeddings_options() -> None:
     assert model.resize_token_embeddings(pad_to_multiple_of=8).num_embeddings == model.config.vocab_size == 40
     embedding = model.resize_token_embeddings(50, mean_resizing=False)
     assert embedding.weight.dtype == torch.bfloat16 and embedding.weight[40:].std() > 0
+    assert model.vocab_size == 50
+    embedding = model.get_input_embeddings().weight.clone()
+    model.post_init()  # libraries call it again: what is initialised stays
+    assert torch.equal(model.get_input_embeddings().weight, embedding)
+    with pytest.raises(ValueError, match=r"pad_to_multiple_of=1.5 must be an integer"):
+        model.resize_token_embeddings(pad_to_multiple_of=1.5)
     with pytest.raises(ValueError, match="new_num_tokens=0 must be at least 1"):
         model.resize_token_embeddings(0)
