@@ -51,13 +51,16 @@ def contrastive_search(
     unfinished = torch.ones(batch_size, dtype=torch.bool, device=input_ids.device)
     model_kwargs["output_hidden_states"] = True
     scores: tuple[Tensor, ...] = ()
+    raw_logits: tuple[Tensor, ...] = ()
+    hidden_states: tuple[tuple[Tensor, ...], ...] = ()
 
     cache = model_kwargs["past_key_values"]  # empty
     attention_mask = model_kwargs.get("attention_mask")
     inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
     logits = outputs.logits[:, -1]  # B V
-    hidden = F.normalize(outputs.hidden_states[-1].float(), dim=-1)  # B N D
+    states = outputs.hidden_states  # of the prompt, then of each token that is chosen
+    hidden = F.normalize(states[-1].float(), dim=-1)  # B N D
     is_padding = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)  # B N
     if attention_mask is not None:
         is_padding = attention_mask[:, -hidden.shape[1] :] == 0
@@ -67,6 +70,10 @@ def contrastive_search(
         processed = logits_processor(input_ids, logits.to(torch.float32, copy=True))  # type: ignore[arg-type]
         if generation_config.output_scores:
             scores += (processed,)
+        if generation_config.output_logits:
+            raw_logits += (logits,)
+        if generation_config.output_hidden_states:
+            hidden_states += (states,)
         probs, candidates = processed.softmax(dim=-1).topk(k, dim=-1)  # B k
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
         mask = model_kwargs.get("attention_mask")
@@ -90,6 +97,7 @@ def contrastive_search(
         for layer in cache.layers:
             layer.select_last(cache_rows.repeat_interleave(k))
         logits = outputs.logits[cache_rows, -1]
+        states = tuple(state[cache_rows] for state in outputs.hidden_states)
         hidden = torch.cat([hidden, candidate_hidden[rows, chosen][:, None]], dim=1)
         is_padding = torch.cat([is_padding, is_padding.new_zeros(batch_size, 1)], dim=1)
         input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=1)
@@ -108,5 +116,7 @@ def contrastive_search(
     return GenerateDecoderOnlyOutput(
         sequences=input_ids,  # type: ignore[arg-type]
         scores=scores if generation_config.output_scores else None,  # type: ignore[arg-type]
+        logits=raw_logits if generation_config.output_logits else None,  # type: ignore[arg-type]
+        hidden_states=hidden_states if generation_config.output_hidden_states else None,  # type: ignore[arg-type]
         past_key_values=cache,
     )

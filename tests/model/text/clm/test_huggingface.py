@@ -520,6 +520,21 @@ def test_contrastive_search_ends_at_eos() -> None:
         assert row[:end] == whole[:end] and not any(row[end:])
 
 
+def test_contrastive_search_returns_what_is_asked_for() -> None:
+    """Logits and hidden states of each step are those of the tokens before it."""
+    model, x = hf_model(), token_ids(3, 6)
+    kwargs = {"num_latents": 2, "max_new_tokens": 3, "return_dict_in_generate": True, **CONTRASTIVE}
+    result = generate(model, x, output_logits=True, output_hidden_states=True, **kwargs)
+    assert len(result.logits) == len(result.hidden_states) == 3
+    whole = model(result.sequences, prefix_len=4, output_hidden_states=True)
+    for i, (logits, states) in enumerate(zip(result.logits, result.hidden_states, strict=True)):
+        torch.testing.assert_close(logits, whole.logits[:, 1 + i], **TIGHT)
+        for state, expected in zip(states, whole.hidden_states, strict=True):
+            torch.testing.assert_close(state, expected[:, :2] if i == 0 else expected[:, 1 + i : 2 + i], **TIGHT)
+    plain = generate(model, x, **kwargs)
+    assert plain.logits is None and plain.hidden_states is None
+
+
 # --- assisted generation ---
 
 ASSISTANTS: dict[str, Callable[[], dict[str, Any]]] = {
