@@ -102,17 +102,6 @@ def mixin_tests(task: Task) -> type:
     return ModelTest
 
 
-transformers_source.load(Path(CHECKOUT) / "tests" if CHECKOUT else transformers_source.downloaded())
-for _task in TASKS:
-    _tests = mixin_tests(_task)
-    for _name, _reason in (EXCLUDED_CAUSAL if _task.has_tokens else EXCLUDED_WITHOUT_TOKENS).items():
-        if hasattr(_tests, _name):
-            setattr(_tests, _name, unittest.skip(_reason)(getattr(_tests, _name)))
-    _tests.__name__ = _tests.__qualname__ = f"Test{_task.name.title().replace(' ', '')}"
-    globals()[_tests.__name__] = _tests
-del _tests  # pytest would run it once more
-
-
 def main(arguments: list[str]) -> int:
     if arguments and Path(arguments[0]).is_dir():
         os.environ["TRANSFORMERS_CHECKOUT"] = str(Path(arguments.pop(0)).resolve())
@@ -122,3 +111,14 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+# pytest imports the file once more
+transformers_source.load(Path(CHECKOUT) / "tests" if CHECKOUT else transformers_source.downloaded())
+for _task in TASKS:
+    _tests = mixin_tests(_task)
+    for _name, _reason in (EXCLUDED_CAUSAL if _task.has_tokens else EXCLUDED_WITHOUT_TOKENS).items():
+        if hasattr(_tests, _name):
+            setattr(_tests, _name, unittest.skip(_reason)(getattr(_tests, _name)))
+    _tests.__name__ = _tests.__qualname__ = f"Test{_task.name.title().replace(' ', '')}"
+    globals()[_tests.__name__] = _tests
+del _tests  # pytest would run it once more
