@@ -5,19 +5,41 @@ it is six characters (`tokenization.py`).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PerceiverTokenizer, PreTrainedTokenizerBase
 
 PaddingSide = Literal["left", "right"]
+
+
+# The tokenizer of UTF-8 bytes: a short name, and where it is on the hub. It needs no file.
+BYTES = ("bytes", "deepmind/language-perceiver")
+
+
+def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """A tokenizer by name.
+
+    Args:
+        source: Local folder or hub id; "bytes" for the tokenizer of UTF-8 bytes, which is known without network, under
+            its hub id `deepmind/language-perceiver`, too. A folder of either name comes first.
+        kwargs: Arguments of the tokenizer, `padding_side` for example.
+
+    Raises:
+        OSError, ValueError: if there is no such tokenizer, or if it can't be read.
+    """
+    if str(source) in BYTES and not Path(source).is_dir():
+        return PerceiverTokenizer(name_or_path=str(source), **kwargs)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **kwargs)
+    return tokenizer
 
 
 class TextPreprocessor:
     """Tokenises, truncates to `max_seq_len` and pads to the longest text.
 
     Args:
-        tokenizer: hub id or local folder, or a tokenizer.
+        tokenizer: hub id, local folder or "bytes", see `load_tokenizer`, or a tokenizer.
         max_seq_len: in tokens, special tokens included.
         add_special_tokens: adds what the tokenizer adds around a text, for example [CLS] and [SEP].
         padding_side: "left" or "right", the tokenizer's by default.
@@ -34,9 +56,7 @@ class TextPreprocessor:
         padding_side: PaddingSide | None = None,
     ):
         check_text_arguments(max_seq_len, padding_side)
-        self.tokenizer: PreTrainedTokenizerBase = (
-            AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        )
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.max_seq_len = max_seq_len
         self.add_special_tokens = add_special_tokens
         self.padding_side = padding_side

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PerceiverTokenizer
 
-from perceiver.processing.text import TextPreprocessor
+from perceiver.processing.text import TextPreprocessor, load_tokenizer
 
 TEXTS = ["hello world", "  two  leading\tand  inner ", "a"]
 
@@ -46,3 +46,20 @@ def test_bad_arguments():
         TextPreprocessor(PerceiverTokenizer(), 0)
     with pytest.raises(ValueError, match="padding_side='up' must be 'left', 'right' or None"):
         TextPreprocessor(PerceiverTokenizer(), 1, padding_side="up")
+
+
+@pytest.mark.parametrize("name", ["bytes", "deepmind/language-perceiver"])
+def test_bytes_need_no_file(name, tmp_path, monkeypatch, byte_tokenizer):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = load_tokenizer(name, padding_side="left")
+    assert (tokenizer.name_or_path, tokenizer.padding_side, len(tokenizer)) == (name, "left", 262)
+    assert tokenizer(TEXTS).input_ids == byte_tokenizer(TEXTS).input_ids
+    assert TextPreprocessor(name, 9).preprocess("a[MASK]")[0].tolist() == [103, 3]
+
+
+def test_a_folder_comes_before_the_bytes(tmp_path, monkeypatch, fast_tokenizer):
+    monkeypatch.chdir(tmp_path)
+    fast_tokenizer.save_pretrained("bytes")
+    assert load_tokenizer("bytes")("hello").input_ids == fast_tokenizer("hello").input_ids != [107]
+    with pytest.raises(OSError):
+        load_tokenizer("byte")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, from_numpy
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from perceiver.data.cache import Cache, source_key
 from perceiver.data.checks import check_least, check_share
@@ -26,7 +26,12 @@ from perceiver.data.text.collator import DefaultCollator, TokenMaskingCollator, 
 from perceiver.data.text.corpus import LabelledDocuments, TokenChunks, write_corpus
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
 from perceiver.moved import moved_names
-from perceiver.processing.text import PaddingSide, TextPreprocessor, check_text_arguments
+from perceiver.processing.text import (
+    PaddingSide,
+    TextPreprocessor,
+    check_text_arguments,
+    load_tokenizer as tokenizer_by_name,
+)
 from perceiver.processing.tokenization import check_tokenizer, end_of_text_id, special_ids, tokenizer_fingerprint
 
 __getattr__ = moved_names(__name__)
@@ -45,7 +50,7 @@ class Task(Enum):
 
 def load_tokenizer(data: Any) -> PreTrainedTokenizerBase:
     """The tokenizer that `data.tokenizer_source` names."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(data.tokenizer_source)
+    tokenizer = tokenizer_by_name(data.tokenizer_source)
     check_tokenizer(tokenizer)
     return tokenizer
 

@@ -22,7 +22,6 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -38,6 +37,7 @@ from perceiver.model.core.layers import AttentionLayer
 from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
 from perceiver.model.huggingface.config import PerceiverBackendConfig, config_class
 from perceiver.model.huggingface.saving import save_converted
+from perceiver.processing.text import load_tokenizer
 from perceiver.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -417,11 +417,11 @@ def text_tokenizer(source: str | Path, config: Any = None, **kwargs: Any) -> Any
     """A tokenizer as a converted model is saved with.
 
     Args:
-        source: Folder or hub id.
+        source: See `load_tokenizer`.
         config: Config of an encoder, whose `vocab_size` and `max_seq_len` limit ids and texts. None: they do not.
         kwargs: Arguments of the tokenizer, `padding_side` for example.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
+    tokenizer = load_tokenizer(source, **kwargs)
     # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
     if config is not None:
