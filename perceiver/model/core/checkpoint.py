@@ -63,10 +63,12 @@ class Checkpoint:
         hyper_parameters: Model configuration as plain values, nested configurations as dictionaries. From a Lightning
             file also the other arguments of the Lightning module.
         state_dict: Parameters under the names they have in the backend model.
+        lit_class: Name of the Lightning module that was trained, None in files of perceiver-io before 1.0.
     """
 
     hyper_parameters: dict[str, Any]
     state_dict: dict[str, Tensor]
+    lit_class: str | None = None
 
 
 def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
@@ -109,7 +111,7 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
         for name, value in checkpoint.state_dict.items()
         if name.startswith(part) and not name.endswith(COMPUTED_BUFFERS)
     }
-    return Checkpoint(without_params(checkpoint.hyper_parameters), state_dict)
+    return Checkpoint(without_params(checkpoint.hyper_parameters), state_dict, checkpoint.lit_class)
 
 
 def without_params(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +157,7 @@ def _lightning_checkpoint(content: Any, source: str) -> Checkpoint:
     return Checkpoint(
         hyper_parameters=_plain(content["hyper_parameters"]),
         state_dict=_strip_prefix(content["state_dict"], "model.", source),
+        lit_class=content.get("lit_class"),
     )
 
 

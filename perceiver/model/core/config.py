@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -93,6 +93,39 @@ def _wrong(item: Field[Any], hint: Any, value: Any) -> str | None:
         fits = fits and all(type(n) is int and n > 0 for n in value)
         return None if fits else f"{size or 'any number of'} integers, at least 1"
     return None if isinstance(value, kind) else f"a {kind.__name__}"
+
+
+# Fields that only training sees, and fields that the shapes of parameters show: the functions of two models with equal
+# shapes differ in the others.
+TRAINING_FIELDS = ("params", "freeze", "init_scale", "activation_checkpointing", "activation_offloading")
+_SHAPE_FIELDS = ("vocab_size", "max_seq_len", "num_classes", "max_heads_parallel")
+
+
+def is_training_field(name: str) -> bool:
+    """Whether a field, named with or without those around it (`encoder.dropout`), is for training alone."""
+    last = name.rpartition(".")[2]
+    return last in TRAINING_FIELDS or last.endswith("dropout")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as {"encoder.num_channels": ...}; tuples are lists, as in files."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The fields in which two models with parameters of equal shapes differ in what they compute, with both values."""
+    ones, others = flat(asdict(one)), flat(asdict(other))
+    return [
+        f"{name}={ones[name]} and {others[name]}"
+        for name in ones.keys() & others.keys()
+        if ones[name] != others[name] and not (is_training_field(name) or name.endswith(("_channels", *_SHAPE_FIELDS)))
+    ]
 
 
 @dataclass

@@ -29,6 +29,7 @@ class LitCausalSequenceModel(LitModel):
         validation_sample_record: Index of a validation record whose first half is continued, -1 for a random one, or
             None for no such sample.
         params: See `LitModel`.
+        params_strict: See `LitModel`.
     """
 
     model: CausalSequenceModel
@@ -40,10 +41,12 @@ class LitCausalSequenceModel(LitModel):
         validation_sample_prompt: str | None,
         validation_sample_record: int | None,
         params: str | None,
+        params_strict: bool = True,
     ):
         super().__init__(
             model,
             params,
+            params_strict,
             validation_sample_prompt=validation_sample_prompt,
             validation_sample_record=validation_sample_record,
         )

@@ -19,6 +19,7 @@ class LitClassifier(LitModel):
         label_names: Names of the classes, `label_names` of the trainer's data module by default.
         label_smoothing: Of the training loss, see `classification_loss`.
         params: See `LitModel`.
+        params_strict: See `LitModel`.
     """
 
     def __init__(
@@ -29,11 +30,17 @@ class LitClassifier(LitModel):
         label_names: list[str] | None,
         label_smoothing: float,
         params: str | None,
+        params_strict: bool = True,
     ):
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1]")
         super().__init__(
-            model, params, problem_type=problem_type, label_names=label_names, label_smoothing=label_smoothing
+            model,
+            params,
+            params_strict,
+            problem_type=problem_type,
+            label_names=label_names,
+            label_smoothing=label_smoothing,
         )
         self.problem_type = problem_type
         self.label_smoothing = label_smoothing

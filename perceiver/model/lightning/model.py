@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint, without_params
-from perceiver.model.core.config import Config
+from perceiver.model.core.config import Config, differences
 from perceiver.model.core.layers import AttentionLayer
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class LitModel(pl.LightningModule):
         model: Backend model, which has a `config`.
         params: Checkpoint, folder or hub id (see `read_checkpoint`) that the model is initialised from. Without it,
             encoder and decoder are initialised from the `params` of their configs, where these are set.
+        params_strict: Refuse `params` of a model whose parameters have the same shapes but mean something else: with
+            another number of heads, say.
         hyper_parameters: Constructor arguments of the subclass, besides its config, that checkpoints shall hold. With
             `label_names`, those of the trainer's data module are the default, and their number is checked.
     """
@@ -43,15 +45,21 @@ class LitModel(pl.LightningModule):
     config_class: ClassVar[type[Config]]
     data_task: ClassVar[str | None] = None  # name of the `task` of data modules that serve several
 
-    def __init__(self, model: nn.Module, params: str | None = None, **hyper_parameters: Any):
+    def __init__(
+        self, model: nn.Module, params: str | None = None, params_strict: bool = True, **hyper_parameters: Any
+    ):
         super().__init__()
-        config = asdict(model.config)  # type: ignore[call-overload]  # every backend model has one
+        assert isinstance(model.config, Config)
+        config = asdict(model.config)
         if params is not None:
-            load_parameters(model, read_checkpoint(params).state_dict, params)
+            checkpoint = read_checkpoint(params)
+            load_parameters(model, checkpoint.state_dict, params)
+            if params_strict:
+                check_function(model.config, checkpoint.hyper_parameters, params)
         else:
             for part in ("encoder", "decoder"):
                 if (source := config.get(part, {}).get("params")) is not None:
-                    load_part(model.get_submodule({"encoder": "0", "decoder": "1"}[part]), source, part)
+                    load_part(model, source, part, params_strict)
         self.model = model
         self.dropout_seed: int | None = None
         # Without the names of the files that the model starts from: a checkpoint never needs them again.
@@ -147,6 +155,8 @@ class LitModel(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["dropout_seed"] = self.dropout_seed
+        own = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("perceiver."))
+        checkpoint["lit_class"] = own.__name__  # models of two tasks may have the same parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.dropout_seed = checkpoint.get("dropout_seed", self.dropout_seed)
@@ -166,10 +176,19 @@ class LitModel(pl.LightningModule):
     def _logged_step(self, batch: Any, split: str) -> Tensor:
         metrics = self.metrics(batch, split)
         values = {f"{split}_{name}": value for name, value in metrics.items()}
-        if split == "train":
-            self.log_dict(values, prog_bar=True)
-        else:
-            self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=self.num_targets(batch))
+        # The loss of a training step is that of its batch; all else is a mean, over targets, of an epoch or a data set.
+        of_step = {name: value for name, value in values.items() if name in ("train_loss", "train_bits_per_byte")}
+        if of_step:
+            self.log_dict(of_step, prog_bar=True)
+        if means := {name: value for name, value in values.items() if name not in of_step}:
+            self.log_dict(
+                means,
+                prog_bar=True,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=self.num_targets(batch),
+            )
         return metrics["loss"]
 
     def metrics(self, batch: Any, split: str) -> dict[str, Any]:
@@ -187,10 +206,23 @@ class LitModel(pl.LightningModule):
             self.print(f"{tag}\n{text}")
 
 
-def load_part(module: nn.Module, source: str, part: str) -> None:
+def load_part(model: nn.Module, source: str, part: str, strict: bool) -> None:
     """Initialises encoder or decoder from those of another model; of a decoder all but the output, which may differ."""
-    prefix, own = {"encoder": ("0.", ()), "decoder": ("1.", ("output_adapter.",))}[part]
-    state_dict = read_checkpoint(source, part=prefix).state_dict
-    state_dict = {name: value for name, value in state_dict.items() if not name.startswith(own)}
+    number, own = {"encoder": ("0", ()), "decoder": ("1", ("output_adapter.",))}[part]
+    module, checkpoint = model.get_submodule(number), read_checkpoint(source, part=f"{number}.")
+    state_dict = {name: value for name, value in checkpoint.state_dict.items() if not name.startswith(own)}
     kept = {name: value for name, value in module.state_dict().items() if name.startswith(own)}
     load_parameters(module, state_dict | kept, source)
+    if strict:
+        check_function(getattr(model.config, part), checkpoint.hyper_parameters[part], source)
+
+
+def check_function(config: Config, values: Mapping[str, Any], source: str) -> None:
+    """Raises ValueError if parameters of a model with the configuration `values` mean something else under `config`."""
+    known = {field.name for field in fields(config)}
+    other = type(config).from_dict({name: value for name, value in values.items() if name in known})
+    if found := differences(config, other):
+        raise ValueError(
+            f"{source} is of another model, so that its parameters would compute something else: here and there are "
+            f"{', '.join(found)}. params_strict=False loads them nevertheless"
+        )

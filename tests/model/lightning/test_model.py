@@ -112,3 +112,27 @@ def test_only_the_first_process_writes_text(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda self: False))
     lit_model.log_text("tag", "some text")
     assert written == []
+
+
+class LitTrained(LitLine):
+    """Its accuracy is the number of the batch."""
+
+    num_batches = 0
+
+    def metrics(self, batch: Any, split: str) -> dict[str, Any]:
+        self.num_batches += split == "train"
+        return {"loss": self.step(batch), "acc": float(self.num_batches)}
+
+    def num_targets(self, batch: Any) -> int:
+        return self.num_batches  # 1 in the first batch of the epoch, 2 in the second
+
+
+def test_accuracy_of_training_is_that_of_the_epoch(tmp_path: Path) -> None:
+    """Its mean over targets, where the loss is that of the last step."""
+    lit_model = LitTrained.create(LineConfig(3))
+    (last,) = list(data())[-1]
+    with torch.no_grad():
+        expected = lit_model.model.linear(last).square().mean()
+    trainer = fit(tmp_path, lit_model, accumulate_grad_batches=2)
+    assert trainer.callback_metrics["train_acc"] == pytest.approx((1 * 1 + 2 * 2) / 3)
+    assert trainer.callback_metrics["train_loss"] == pytest.approx(expected.item(), rel=1e-5)

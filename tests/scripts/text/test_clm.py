@@ -32,6 +32,7 @@ DOCUMENTED = """fit --model.max_latents=512 --model.num_channels=512 --model.cro
     --trainer.max_steps=500 --trainer.gradient_clip_val=0.5 --trainer.accumulate_grad_batches=4""".split()
 
 # All fields of the config but the two that come from the data, with values that are no defaults.
+SAMPLES = ("validation_sample_prompt", "validation_sample_record")
 FIELDS = {
     "num_heads": 4,
     "max_heads_parallel": 2,
@@ -95,7 +96,7 @@ def test_defaults_are_the_published_model(capsys: pytest.CaptureFixture[str]) ->
     names = {field.name for field in fields(CausalLanguageModelConfig)}
     values = {name: value for name, value in model.items() if name in names}
     assert CausalLanguageModelConfig(vocab_size=262, max_seq_len=4096, **values) == perceiver_ar_byte_base()
-    assert model.keys() - names == {"params", "validation_sample_prompt", "validation_sample_record"}
+    assert model.keys() - names == {"params", "params_strict", *SAMPLES}
 
 
 def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> None:

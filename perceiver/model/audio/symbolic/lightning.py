@@ -28,6 +28,7 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
         validation_sample_record: Index of a validation record whose first half is continued after each validation, -1
             for a random one.
         params: Checkpoint, folder or hub id that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The fields of `SymbolicAudioModelConfig`.
     """
 
@@ -39,6 +40,7 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
         validation_sample_prompt: str | None = None,
         validation_sample_record: int | None = None,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
         super().__init__(
@@ -46,6 +48,7 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
             validation_sample_prompt=validation_sample_prompt,
             validation_sample_record=validation_sample_record,
             params=params,
+            params_strict=params_strict,
         )
 
     def prompt_tokens(self, prompt: str) -> Tensor:

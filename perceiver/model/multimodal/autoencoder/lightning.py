@@ -43,6 +43,7 @@ class LitMultimodalAutoencoder(LitModel):
         label_names: Names of the classes, `label_names` of the trainer's data module by default. They are part of
             checkpoints, and of what `convert_checkpoint` makes of them.
         params: Checkpoint, folder or hub id of a multimodal autoencoder that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The other fields of `MultimodalAutoencoderConfig`.
     """
 
@@ -61,6 +62,7 @@ class LitMultimodalAutoencoder(LitModel):
         label_weight: float = 1e-4,
         label_names: list[str] | None = None,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
         if min(num_video_points, num_audio_points) < 1:
@@ -70,6 +72,7 @@ class LitMultimodalAutoencoder(LitModel):
         super().__init__(
             MultimodalAutoencoder(MultimodalAutoencoderConfig(encoder, decoder, **kwargs)),
             params,
+            params_strict,
             num_video_points=num_video_points,
             num_audio_points=num_audio_points,
             label_mask_prob=label_mask_prob,

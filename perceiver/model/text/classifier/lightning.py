@@ -28,6 +28,7 @@ class LitTextClassifier(LitClassifier):
             checkpoints, and of what `convert_checkpoint` makes of them.
         label_smoothing: Share of the probability that goes to all classes alike, in training only.
         params: Checkpoint, folder or hub id of a text classifier that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The other fields of `TextClassifierConfig`.
     """
 
@@ -43,11 +44,17 @@ class LitTextClassifier(LitClassifier):
         label_names: list[str] | None = None,
         label_smoothing: float = 0.0,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
         model = TextClassifier(TextClassifierConfig(encoder, decoder, **kwargs))
         super().__init__(
-            model, problem_type=problem_type, label_names=label_names, label_smoothing=label_smoothing, params=params
+            model,
+            problem_type=problem_type,
+            label_names=label_names,
+            label_smoothing=label_smoothing,
+            params=params,
+            params_strict=params_strict,
         )
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:

@@ -21,6 +21,7 @@ class LitMaskedLanguageModel(LitModel):
         num_predictions: Number of fillings logged for each of `masked_samples`.
         masked_samples: Texts with `<mask>` in them, filled and logged after each validation.
         params: Checkpoint, folder or hub id that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The other fields of `MaskedLanguageModelConfig`.
     """
 
@@ -35,10 +36,11 @@ class LitMaskedLanguageModel(LitModel):
         num_predictions: int = 5,
         masked_samples: list[str] | None = None,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
         model = MaskedLanguageModel(MaskedLanguageModelConfig(encoder, decoder, **kwargs))
-        super().__init__(model, params, num_predictions=num_predictions, masked_samples=masked_samples)
+        super().__init__(model, params, params_strict, num_predictions=num_predictions, masked_samples=masked_samples)
         self.num_predictions = num_predictions
         self.masked_samples = masked_samples
 

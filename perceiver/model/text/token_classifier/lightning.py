@@ -38,6 +38,7 @@ class LitTokenClassifier(LitModel):
         label_names: Names of the classes, `label_names` of the trainer's data module by default. They are part of
             checkpoints, and of what `convert_checkpoint` makes of them.
         params: Checkpoint, folder or hub id of a token classifier that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The other fields of `TokenClassifierConfig`.
     """
 
@@ -50,10 +51,11 @@ class LitTokenClassifier(LitModel):
         decoder: TokenClassificationDecoderConfig,
         label_names: list[str] | None = None,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
         model = TokenClassifier(TokenClassifierConfig(encoder, decoder, **kwargs))
-        super().__init__(model, params, label_names=label_names)
+        super().__init__(model, params, params_strict, label_names=label_names)
         self.val_f1, self.test_f1 = EntityF1(), EntityF1()
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:

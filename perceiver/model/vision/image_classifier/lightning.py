@@ -26,6 +26,7 @@ class LitImageClassifier(LitClassifier):
             checkpoints, and of what `convert_checkpoint` makes of them.
         label_smoothing: Share of the probability that goes to all classes alike, in training only.
         params: Checkpoint, folder or hub id of an image classifier that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The other fields of `ImageClassifierConfig`.
     """
 
@@ -40,6 +41,7 @@ class LitImageClassifier(LitClassifier):
         label_names: list[str] | None = None,
         label_smoothing: float = 0.0,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
         super().__init__(
@@ -48,6 +50,7 @@ class LitImageClassifier(LitClassifier):
             label_names=label_names,
             label_smoothing=label_smoothing,
             params=params,
+            params_strict=params_strict,
         )
 
     def forward(self, x: Tensor) -> Tensor:

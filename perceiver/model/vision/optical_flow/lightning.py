@@ -27,6 +27,7 @@ class LitOpticalFlow(LitModel):
         encoder: Encoder configuration.
         decoder: Decoder configuration.
         params: Checkpoint, folder or hub id of an optical flow model that the model is initialised from.
+        params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The other fields of `OpticalFlowConfig`.
     """
 
@@ -38,9 +39,10 @@ class LitOpticalFlow(LitModel):
         encoder: OpticalFlowEncoderConfig,
         decoder: OpticalFlowDecoderConfig,
         params: str | None = None,
+        params_strict: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(OpticalFlow(OpticalFlowConfig(encoder, decoder, **kwargs)), params)
+        super().__init__(OpticalFlow(OpticalFlowConfig(encoder, decoder, **kwargs)), params, params_strict)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, 2, 27, H, W) -> flow (B, H, W, 2) in units of `PIXELS_PER_UNIT` pixels"""

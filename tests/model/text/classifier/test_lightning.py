@@ -108,6 +108,36 @@ def test_encoder_that_does_not_fit() -> None:
         LitTextClassifier.create(clf_config({"params": str(TIED / "hub")}))
 
 
+SAME_SHAPES = {"num_cross_attention_heads": 1, "num_self_attention_heads": 1, "num_self_attention_blocks": 3}
+
+
+@pytest.mark.parametrize("part", ["encoder", "all"])
+@pytest.mark.parametrize("name", SAME_SHAPES)
+def test_parameters_that_would_compute_something_else(part: str, name: str, tmp_path: Path) -> None:
+    saving = trainer(tmp_path)
+    saving.strategy.connect(LitTextClassifier.create(clf_config()))
+    saving.save_checkpoint(file := tmp_path / "clf.ckpt")
+    there = read_checkpoint(file)
+
+    def started(encoder: dict[str, Any], **kwargs: Any) -> LitTextClassifier:
+        if part == "encoder":
+            return LitTextClassifier.create(clf_config({"params": str(file), **encoder}), **kwargs)
+        return LitTextClassifier.create(clf_config(encoder), params=str(file), **kwargs)
+
+    started({"dropout": 0.3, "init_scale": 0.7})
+    value, other, prefix = (
+        SAME_SHAPES[name],
+        asdict(clf_config())["encoder"][name],
+        "" if part == "encoder" else "encoder.",
+    )
+    with pytest.raises(
+        ValueError, match=rf"clf\.ckpt is of another model, .* are {prefix}{name}={value} and {other}\. "
+    ):
+        started({name: value})
+    loaded = started({name: value}, params_strict=False).model.state_dict()
+    assert_same_parameters(*({n: values[n] for n in loaded if n[0] == "0"} for values in (loaded, there.state_dict)))
+
+
 def test_a_published_config_needs_no_file(tmp_path: Path) -> None:
     assert json.loads((HUB / "config.json").read_text())["model_config"]["encoder"]["params"] == "mlm_src.ckpt"
     config = PerceiverTextClassifierConfig.from_pretrained(HUB)
