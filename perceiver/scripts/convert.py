@@ -10,10 +10,14 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perceiver.tasks import PROCESSOR_ARGUMENTS, TASKS
+
+if TYPE_CHECKING:
+    from perceiver.model.core.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("source", metavar="SOURCE", help="folder or id on the Hugging Face Hub")
     checkpoint = kinds.add_parser("checkpoint", help="from a Lightning checkpoint")
     checkpoint.add_argument("source", metavar="CKPT", help="path or URL of the .ckpt file")
-    help_text = "folder or id of what {} were trained with"
+    help_text = "folder or id of what {} were trained with. Default: what the run left beside the checkpoint"
     checkpoint.add_argument("--tokenizer", metavar="NAME", help=help_text.format("text models"))
     checkpoint.add_argument("--image-processor", metavar="NAME", help=help_text.format("image classifiers"))
     for kind in (model, checkpoint):
@@ -53,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         return convert_all(arguments.output_dir, read_list(arguments), keywords)
     if arguments.kind == "model":
         return convert("model", arguments.task, arguments.source, arguments.save_dir, keywords)
-    keywords |= processor_of(arguments.task, vars(arguments), arguments.usage_error)
+    given = processor_of_run(arguments.task, arguments.source) | {k: v for k, v in vars(arguments).items() if v}
+    keywords |= processor_of(arguments.task, given, arguments.usage_error)
     return convert("checkpoint", arguments.task, arguments.source, arguments.save_dir, keywords)
 
 
@@ -81,6 +86,9 @@ def convert_all(
 
 def convert(kind: str, task: str, source: str, save_dir: str | Path, keywords: Mapping[str, Any]) -> int:
     """Converts a model or a checkpoint, and says what came of it. Returns the exit code."""
+    if kind == "checkpoint" and Path(source).exists() and (found := other_task(task, source)):
+        print(f"perceiver: error: {source} is another model's checkpoint: {found}", file=sys.stderr)
+        return 1
     package = importlib.import_module(TASKS[task].package)
     try:
         if kind == "model":
@@ -109,6 +117,51 @@ def read_list(arguments: argparse.Namespace) -> list[tuple[str, str, str, dict[s
         own = processor_of(item["task"], item, arguments.usage_error)
         result.append((item["task"], item["ckpt"], item["name"], own))
     return result
+
+
+def processor_of_run(task: str, source: str) -> dict[str, str]:
+    """What a training left beside its checkpoints: its image processor, or the name of its tokenizer."""
+    run, processor = Path(source).parent.parent, TASKS[task].processor
+    if processor == "image_processor" and (run / "preprocessor_config.json").is_file():
+        return {processor: str(run)}
+    if processor == "tokenizer" and (run / "config.yaml").is_file():
+        import yaml
+
+        data = (yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}).get("data") or {}
+        if tokenizer := data.get("init_args", {}).get("tokenizer"):
+            return {processor: str(tokenizer)}
+    return {}
+
+
+def other_task(task: str, source: str) -> str | None:
+    """Which model a checkpoint is of, if it can be told and is not that of `task`."""
+    from perceiver.model.core.checkpoint import read_checkpoint
+
+    try:
+        checkpoint = read_checkpoint(source)
+    except (OSError, ValueError):
+        return None  # which the conversion says better
+    tasks = [name for name in TASKS if f"Lit{TASKS[name].model}" == checkpoint.lit_class]
+    tasks = tasks or [name for name in TASKS if fits(name, checkpoint)]
+    if not tasks or task in tasks:
+        return None
+    return " or ".join(f"{TASKS[name].title}, --task {name}" for name in tasks)
+
+
+def fits(task: str, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has the configuration and the parameters of a task's model."""
+    import torch
+
+    backend = importlib.import_module(f"{TASKS[task].package}.backend")
+    config_class, model_class = (getattr(backend, TASKS[task].model + end) for end in ("Config", ""))
+    known = {field.name for field in fields(config_class)}
+    try:
+        values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in known}
+        with torch.device("meta"):
+            expected = model_class(config_class.from_dict(values)).state_dict()
+    except ValueError:
+        return False
+    return {name: p.shape for name, p in expected.items()} == {n: p.shape for n, p in checkpoint.state_dict.items()}
 
 
 def processor_of(task: str, given: Mapping[str, Any], usage_error: Any) -> dict[str, str]:

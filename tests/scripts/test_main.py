@@ -8,8 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from pytorch_lightning import Trainer
+from transformers import AutoImageProcessor, AutoTokenizer
 
 import perceiver
+from perceiver.model.audio.symbolic import LitSymbolicAudioModel
+from perceiver.model.text.clm import LitCausalLanguageModel
+from perceiver.model.vision.image_classifier import (
+    ClassificationDecoderConfig,
+    ImageEncoderConfig,
+    LitImageClassifier,
+)
+from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 from perceiver.scripts import main as main_module
 from perceiver.scripts.main import main
 
@@ -123,6 +134,64 @@ def test_list_of_checkpoints_that_is_none(
         main(["convert", "--all", f"--output_dir={tmp_path}", f"--checkpoints={tmp_path / 'list.json'}"])
     assert stop.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run's checkpoint of three models, two of which have the same parameters."""
+    monkeypatch.chdir(tmp_path)
+    causal = {"vocab_size": 262, "max_seq_len": 9, "max_latents": 4, "num_channels": 8, "num_heads": 2}
+    models = {
+        "clm": LitCausalLanguageModel(**causal, num_self_attention_layers=1),
+        "symbolic": LitSymbolicAudioModel(**causal, num_self_attention_layers=1),
+        "images": LitImageClassifier(
+            ImageEncoderConfig(image_shape=(4, 3, 1), num_frequency_bands=2, num_cross_attention_heads=1),
+            ClassificationDecoderConfig(num_classes=3, num_output_query_channels=12, num_cross_attention_heads=2),
+            num_latents=5,
+            num_latent_channels=8,
+        ),
+    }
+    for name, model in models.items():
+        trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.strategy.connect(model)
+        trainer.save_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "found"),
+    [
+        ("clm", "symbolic-audio", "causal language model, --task clm"),
+        ("symbolic", "clm", "symbolic audio model, --task symbolic-audio"),
+        ("images", "clm", "image classifier, --task image-classifier"),
+        ("images", "optical-flow", "image classifier, --task image-classifier"),
+    ],
+)
+@pytest.mark.parametrize("is_old", [False, True])
+def test_the_wrong_task(
+    name: str, task: str, found: str, is_old: bool, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = runs / name / "checkpoints" / "last.ckpt"
+    if is_old:  # of 0.11, which does not say what it is: what it is shows in its configuration and its shapes
+        content = torch.load(source, weights_only=True)
+        del content["lit_class"]
+        torch.save(content, source)
+        if name != "images":
+            return  # nobody can tell
+    needs = ["--tokenizer", "bytes"] if task == "clm" else []
+    assert main(["convert", "checkpoint", "--task", task, str(source), "out", *needs]) == 1
+    assert capsys.readouterr().err == f"perceiver: error: {source} is another model's checkpoint: {found}\n"
+    assert not Path("out").exists()
+
+
+def test_conversion_finds_what_the_run_left(runs: Path) -> None:
+    (runs / "clm" / "config.yaml").write_text("data:\n  class_path: X\n  init_args:\n    tokenizer: bytes\n")
+    assert main(["convert", "checkpoint", "--task", "clm", "clm/checkpoints/last.ckpt", "out"]) == 0
+    assert AutoTokenizer.from_pretrained("out")("a").input_ids == [4, 103, 5]
+    size = {"height": 4, "width": 3}
+    PerceiverImageClassifierInputProcessor(size=size, do_center_crop=False).save_pretrained(runs / "images")
+    assert main(["convert", "checkpoint", "--task", "image-classifier", "images/checkpoints/last.ckpt", "img"]) == 0
+    assert AutoImageProcessor.from_pretrained("img").size == size
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
