@@ -10,8 +10,23 @@ This module imports nothing, so that `perceiver --help` doesn't wait for torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a task besides fit, validate and test: `perceiver clm evaluate`.
+
+    Attributes:
+        module: Its `main` gets the rest of the command line.
+        help: What it does.
+        example: Its arguments for the model in `{folder}`, two spaces between them, if it is what a model is for.
+    """
+
+    module: str
+    help: str
+    example: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +53,7 @@ class Task:
         schedule: Of the learning rate, as the command line starts.
         logs: Folder of the runs, below `logs`.
         encoder: Kind of its encoder. A model can start from a folder of another task whose models have the same.
+        commands: What its command line can do besides training and validation.
     """
 
     package: str
@@ -57,6 +73,7 @@ class Task:
     schedule: Literal["ConstantWithWarmupLR", "CosineWithWarmupLR"] = "ConstantWithWarmupLR"
     logs: str
     encoder: str | None = None
+    commands: Mapping[str, Command] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         *_, domain, _ = ("", *self.package.split("."))
@@ -120,6 +137,7 @@ TASKS: dict[str, Task] = {
         processor="tokenizer",
         schedule="CosineWithWarmupLR",
         logs="clm",
+        commands={"evaluate": Command("perceiver.scripts.text.evaluate", "bits per byte and perplexity of text files")},
     ),
     "text-classifier": Task(
         package="perceiver.model.text.classifier",
