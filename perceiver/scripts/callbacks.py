@@ -225,12 +225,13 @@ class CosineLength(Callback):
             scheduler = config.scheduler
             if isinstance(scheduler, CosineWithWarmupLR):
                 steps = trainer.estimated_stepping_batches
-                if not scheduler.warmup_steps < steps < float("inf"):
+                if steps == float("inf"):
                     raise ValueError(
-                        f"a training of {steps} steps with lr_scheduler.warmup_steps={scheduler.warmup_steps} gives "
-                        "the cosine no length: set trainer.max_steps, trainer.max_epochs or lr_scheduler.training_steps"
+                        "a training without an end gives CosineWithWarmupLR no length: set trainer.max_steps, "
+                        "trainer.max_epochs or lr_scheduler.training_steps, or use lr_scheduler=ConstantWithWarmupLR"
                     )
-                scheduler.training_steps = int(steps)
+                if steps > scheduler.warmup_steps:  # otherwise the training ends before the cosine begins
+                    scheduler.training_steps = int(steps)
 
     on_train_start = on_sanity_check_start
 

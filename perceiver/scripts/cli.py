@@ -8,26 +8,31 @@
 Values come, the later the stronger, from signatures, the task's named variant, trainer.yaml, config files and flags.
 """
 
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module, resources
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import pytorch_optimizer  # noqa: F401  # makes its classes known by name
 import torch
 from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, instantiate_class
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
-from perceiver.model.core.checkpoint import published_classes, read_checkpoint
-from perceiver.model.lightning.model import LitModel
-from perceiver.scripts import former
+from perceiver.model.core.checkpoint import published_classes
+from perceiver.model.core.config import flat
+from perceiver.scripts import former, report
+from perceiver.scripts.callbacks import CosineLength, FinalValidation, ImageProcessor, LastCheckpoint, Stopped
+from perceiver.scripts.flags import pairs
 from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
+from perceiver.scripts.parsing import OneLineErrors
+from perceiver.scripts.progress import Progress, Summary, quieten
+from perceiver.scripts.sources import from_checkpoint, given_flags, last_checkpoint, nested
 from perceiver.tasks import TASKS
 
 # A class name is looked up below each of these in turn, and `--optimizer.lr` without a name means the first. Three of
@@ -43,16 +48,18 @@ OPTIMIZERS: tuple[type[Optimizer], ...] = (
 DEFAULT_OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 
 
-def train(name: str, args: ArgsType = None) -> None:
-    """Runs the training script of a task with the command line `args`, `sys.argv[1:]` if None."""
-    task = TASKS[name]
+def train(task_name: str, args: ArgsType = None) -> None:
+    """Runs fit, validate or test of a task with the command line `args`, `sys.argv[1:]` if None."""
+    quieten()
+    task = TASKS[task_name]
     package = import_module(task.package)
-    for name in task.data:  # known by their names as soon as they are imported
-        getattr(import_module(task.data_package), name)
+    chosen = [value for name, value in given_pairs(args) if name in ("data", "data.class_path")]
+    for name in chosen if chosen and set(chosen) <= set(task.data) else task.data:
+        getattr(import_module(task.data_package), str(name))  # known by its name as soon as it is imported
     links = {f"data.{source}": [f"model.{target}" for target in targets] for source, targets in task.links.items()}
     linked = {target for targets in links.values() for target in targets}
-    variant = asdict(getattr(package, task.variant)())
-    defaults = {flag: value for flag, value in flags(variant, "model") if flag not in linked}
+    variant = flat({"model": asdict(getattr(package, task.variant)())})
+    defaults = {flag: value for flag, value in variant.items() if flag not in linked}
     defaults["lr_scheduler"] = {"class_path": task.schedule}
     defaults["trainer.logger"] = {
         "class_path": "TensorBoardLogger",
@@ -60,16 +67,17 @@ def train(name: str, args: ArgsType = None) -> None:
     }
     if task.data_default:
         defaults["data"] = task.data_default
-    CLI(getattr(package, f"Lit{task.model}"), defaults=defaults, links=links, args=args)
+    CLI(getattr(package, f"Lit{task.model}"), defaults=defaults, links=links, task_name=task_name, args=args)
 
 
-def flags(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """The values of a configuration as flags, `model.encoder.dropout` for example."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flags(value, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}", value
+def given_pairs(args: ArgsType) -> list[tuple[str, str | None]]:
+    """The flags of a command line and their values; of a configuration, that it is one."""
+    args = sys.argv[1:] if args is None else args
+    return pairs(args) if isinstance(args, list) else [("config", None)]
+
+
+class Parser(OneLineErrors, LightningArgumentParser):
+    """Lightning's, with errors in one line."""
 
 
 class CLI(LightningCLI):
@@ -79,6 +87,7 @@ class CLI(LightningCLI):
         model_class: The task's Lightning module; its signature gives the flags `--model.*`.
         defaults: Default of each flag that differs from the signatures, by its full name (`model.num_latents`).
         links: Flags of the model that the data module decides, as {data attribute: [model flags]}. They can't be given.
+        task_name: The task, for messages.
         args: The command line, `sys.argv[1:]` if None.
         run: Run the subcommand. False parses flags without a subcommand and builds trainer, model and data only.
     """
@@ -89,11 +98,17 @@ class CLI(LightningCLI):
         *,
         defaults: dict[str, Any],
         links: dict[str, list[str]],
+        task_name: str | None = None,
         args: ArgsType = None,
         run: bool = True,
     ) -> None:
         self.defaults = defaults
         self.links = links
+        self.task_name = task_name
+        self.given = given_flags(args, "model")
+        chosen = [value for name, value in given_pairs(args) if name in ("optimizer", "optimizer.class_path", "config")]
+        if not all(hasattr(torch.optim, str(name)) for name in chosen):
+            import_module("pytorch_optimizer")  # makes its classes known by name; it takes seconds
         trainer_yaml = resources.as_file(resources.files("perceiver.scripts") / "trainer.yaml")
         with trainer_yaml as trainer_defaults, published_classes():
             kwargs = {"default_config_files": [str(trainer_defaults)]}
@@ -105,8 +120,13 @@ class CLI(LightningCLI):
                 # version_<N> is new for each run; where there is none (no logger), the last run's config is what counts
                 save_config_kwargs={"overwrite": True},
                 auto_configure_optimizers=False,
+                parser_class=Parser,
                 # flags are contracts: an abbreviation would break when another flag is added
-                parser_kwargs={"allow_abbrev": False, **(dict.fromkeys(self.subcommands(), kwargs) if run else kwargs)},
+                parser_kwargs={
+                    "allow_abbrev": False,
+                    **({"prog": f"perceiver {task_name}"} if task_name else {}),
+                    **(dict.fromkeys(self.subcommands(), kwargs) if run else kwargs),
+                },
                 args=args,
                 run=run,
             )
@@ -118,9 +138,10 @@ class CLI(LightningCLI):
         return {name: commands[name] for name in ("fit", "validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds optimizer and schedule, the links from data to model, and the defaults."""
+        """Adds optimizer, schedule and `last.ckpt`, the links from data to model, and the defaults."""
         parser.add_optimizer_args(OPTIMIZERS)
         parser.add_lr_scheduler_args((ConstantWithWarmupLR, CosineWithWarmupLR))
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         for source, targets in self.links.items():
             for target in targets:
                 parser.link_arguments(source, target, apply_on="instantiate")
@@ -128,34 +149,87 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, also what 0.11 called otherwise, and without Lightning's warning that `args` and `sys.argv` are both
-        there: `perceiver mlm` has both."""
+        there: `perceiver mlm` has both.
+
+        Where the model starts from a checkpoint, its geometry is that of the checkpoint.
+        """
         if isinstance(args, dict | Namespace):
             self.config = parser.parse_object(args)
-            return
+        else:
+            try:
+                arguments = former.todays(sys.argv[1:] if args is None else args)
+            except ValueError as error:
+                parser.error(str(error))
+            self.config = parser.parse_args(arguments)
         try:
-            arguments = former.todays(sys.argv[1:] if args is None else args)
-        except ValueError as error:
-            parser.error(str(error))
-        self.config = parser.parse_args(arguments)
+            values = self.values_of_checkpoints()
+        except (OSError, ValueError) as error:
+            self.fail(error)
+        if values:
+            subcommand = self.config.get("subcommand")
+            self.config = parser.parse_object({subcommand: values} if subcommand else values, self.config)
 
     def _parse_ckpt_path(self) -> None:
-        """As Lightning does, takes the model's arguments from `--ckpt_path`: from checkpoints of 0.8 to 0.11, too, and
-        not the names of files that the model once started from."""
-        subcommand = self.config.get("subcommand")
-        path = subcommand and self.config[subcommand].get("ckpt_path")
-        model_class = self.model_class
-        if path and Path(path).is_file() and isinstance(model_class, type) and issubclass(model_class, LitModel):
-            try:
-                values = model_class.arguments(read_checkpoint(path).hyper_parameters)
-            except ValueError as error:
-                self.parser.error(f"--ckpt_path: {error}")
-            self.config = self.parser.parse_object({subcommand: {"model": values}}, self.config)
+        """Lightning's would let the checkpoint decide every flag of the model, also those that were given."""
+
+    def values_of_checkpoints(self) -> dict[str, Any]:
+        """Flags of the model that the checkpoints decide from which it starts. Resolves `--ckpt_path=last`."""
+        config = self.config.get(self.config.get("subcommand") or "", self.config)
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = last_checkpoint(config.trainer)
+        linked = [target.removeprefix("model.") for targets in self.links.values() for target in targets]
+        model_flags = flat(config.model.as_dict())
+        config_flags = [name.removeprefix("model.") for name in self.defaults if name.startswith("model.")]
+        flags = [name for name in model_flags if name not in linked]
+        sources = {f"model.{part}params": model_flags.get(f"{part}params") for part in ("decoder.", "encoder.", "")} | {
+            "ckpt_path": config.get("ckpt_path")
+        }
+        values: dict[str, Any] = {}
+        for flag, source in sources.items():
+            if source and source not in ("best", "hpc") and not source.startswith("registry"):
+                strict = flag == "ckpt_path" or model_flags.get("params_strict", True)
+                values |= from_checkpoint(source, flag, flags, config_flags, self.given, strict)
+        return {"model": nested(values)} if values else {}
 
     def before_instantiate_classes(self) -> None:
-        """Fills in the default optimizer, so that the saved config has it."""
+        """Fills in the default optimizer, so that the saved config has it; checkpoints are read without their code."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.optimizer is None:
             config.optimizer = dict_to_namespace(DEFAULT_OPTIMIZER)
+        if config.get("weights_only", False) is None:
+            config.weights_only = True
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (OSError, ValueError, MisconfigurationException) as error:
+            self.fail(error)
+
+    def fail(self, error: Exception | str) -> NoReturn:
+        """Says why a run can't begin, in one line, and ends."""
+        print(f"{self.parser.prog}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, str) else 1)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer; without a logger or checkpoints also without the callbacks that can't be without."""
+        trainer = self._get(self.config_init, "trainer")
+        unwanted: tuple[type[Callback], ...] = (LearningRateMonitor,) if trainer.logger is False else ()
+        unwanted += (Checkpoint,) if trainer.enable_checkpointing is False else ()
+        if trainer.callbacks:
+            trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, unwanted)]
+        else:
+            trainer.callbacks = []
+        trainer.callbacks += [FinalValidation(), ImageProcessor()]
+        lr_scheduler = self._get(self.config, "lr_scheduler")
+        if lr_scheduler and not lr_scheduler.init_args.get("training_steps"):
+            trainer.callbacks.append(CosineLength())
+        if trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in trainer.callbacks):
+            trainer.callbacks.append(Progress())
+        if trainer.enable_model_summary is not False and not any(
+            isinstance(c, ModelSummary) for c in trainer.callbacks
+        ):
+            trainer.callbacks.append(Summary())
+        return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
         """Tells the model how to make its optimizer at the start of the training.
@@ -165,41 +239,56 @@ class CLI(LightningCLI):
         optimizer, lr_scheduler = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
         self.model.configure_optimizers = partial(configure_optimizers, self.model, optimizer, lr_scheduler)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Builds the trainer; without a logger also without the default callback that can't be without one."""
-        trainer = self._get(self.config_init, "trainer")
-        if trainer.logger is False and trainer.callbacks:
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, LearningRateMonitor)]
-        return super().instantiate_trainer(**kwargs)
+    @property
+    def last_checkpoint(self) -> LastCheckpoint:
+        callback: LastCheckpoint = self._get(self.config_init, "last_checkpoint")
+        return callback
+
+    def fit(self, **kwargs: Any) -> None:
+        self.run_safely(self.trainer.fit, kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        self.run_safely(self.trainer.validate, kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self.run_safely(self.trainer.test, kwargs)
+
+    def run_safely(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        """Runs so that signals end it in good order, and that what can't begin says why in one line."""
+        last = self.last_checkpoint
+        try:
+            with last.signals:
+                function(**kwargs)
+        except Stopped as stop:
+            launcher = self.trainer.strategy.launcher
+            if not stop.agreed and launcher is not None and hasattr(launcher, "kill"):
+                launcher.kill(signal.SIGKILL)  # the other processes would wait for this one
+            if not self.trainer.is_global_zero:
+                sys.exit(0 if stop.agreed else stop.code)  # Lightning kills the first process where another one fails
+            print(report.stopped(self.parser.prog, stop, self.trainer, last.path(self.trainer)), file=sys.stderr)
+            raise
+        except (OSError, ValueError, MisconfigurationException) as error:
+            if last.has_begun:
+                raise
+            self.fail(error)
 
     def after_fit(self) -> None:
-        """Saves the end of the training, and what images went through: a conversion of checkpoints asks for it.
-
-        The best state, saved after a validation, is another thing to want.
-        """
-        callback = self.trainer.checkpoint_callback
-        if isinstance(callback, ModelCheckpoint) and callback.save_top_k != 0 and callback.dirpath is not None:
-            self.trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt", weights_only=False)
-        image_processor = getattr(self.datamodule, "image_processor", None)
-        if image_processor is not None and self.trainer.log_dir is not None and self.trainer.is_global_zero:
-            image_processor.save_pretrained(self.trainer.log_dir)
+        """Saves the end of the training, and says what came of it. The best state is another thing to want."""
+        if not self.last_checkpoint.has_begun:  # resumed at its end, which was perhaps not validated
+            self.validate(model=self.model, datamodule=self.datamodule)
+        path = self.last_checkpoint.save(self.trainer)
+        if self.task_name and path and self.trainer.is_global_zero:
+            data = self._get(self.config, "data")
+            tokenizer = data.as_dict().get("init_args", {}).get("tokenizer")
+            print(report.finished(self.task_name, self.trainer, tokenizer, path))
 
 
 def configure_optimizers(
     lightning_module: LightningModule, optimizer_init: dict[str, Any], lr_scheduler_init: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Makes optimizer and schedule, which is stepped once per optimizer step; a cosine gets the training's length."""
+    """Makes optimizer and schedule, which is stepped once per optimizer step."""
     optimizer = instantiate_class(lightning_module.parameters(), optimizer_init)
     if lr_scheduler_init is None:
         return {"optimizer": optimizer}
     lr_scheduler = instantiate_class(optimizer, lr_scheduler_init)
-    if isinstance(lr_scheduler, CosineWithWarmupLR) and lr_scheduler.training_steps == 0:
-        steps = lightning_module.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError(
-                "a training without an end gives CosineWithWarmupLR no length: set trainer.max_steps, "
-                "trainer.max_epochs or lr_scheduler.training_steps, or use lr_scheduler=ConstantWithWarmupLR"
-            )
-        if steps > lr_scheduler.warmup_steps:  # otherwise the training ends before the cosine begins
-            lr_scheduler.training_steps = int(steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}

@@ -26,16 +26,16 @@ class LitLinear(LightningModule):
     def __init__(self, encoder: EncoderConfig, bias: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.layer = torch.nn.Linear(encoder.num_channels, encoder.num_outputs, bias=bias)
+        self.model = torch.nn.Linear(encoder.num_channels, encoder.num_outputs, bias=bias)
         self.rates: list[float] = []
         self.save_hyperparameters()
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         self.rates.append(self.optimizers().param_groups[0]["lr"])
-        return self.layer(batch).square().mean()
+        return self.model(batch).square().mean()
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.layer(batch).square().mean())
+        self.log("val_loss", self.model(batch).square().mean())
 
 
 class LinearDataModule(LightningDataModule):
@@ -199,11 +199,15 @@ def test_cosine_ends_with_the_training(length: str, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.filterwarnings("ignore:.*The training will run.*:UserWarning")
-def test_cosine_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cosine_without_an_end_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data=LinearDataModule", "--lr_scheduler=CosineWithWarmupLR", "--lr_scheduler.warmup_steps=6"]
-    with pytest.raises(ValueError, match="training without an end gives CosineWithWarmupLR no length"):
+    with pytest.raises(SystemExit) as stop:
         cli("fit", *flags, "--trainer.max_epochs=-1", "--trainer.logger=false", *QUIET)
+    assert stop.value.code == 1
+    assert "training without an end gives CosineWithWarmupLR no length" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [4, 6])
@@ -214,19 +218,18 @@ def test_a_training_may_end_within_the_warmup(steps: int, tmp_path: Path, monkey
     assert run.model.rates == pytest.approx([1e-3 * step / 6 for step in range(steps)])
 
 
-@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_the_end_of_a_training_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cli("fit", "--data=LinearDataModule", "--trainer.max_steps=3", *QUIET)  # of an epoch of 4
-    (checkpoint,) = Path("logs/linear/version_0/checkpoints").iterdir()
-    assert checkpoint.name == "last.ckpt"
+    best, checkpoint = sorted(Path("logs/linear/version_0/checkpoints").iterdir())
+    assert best.name.startswith("epoch=000-val_loss=") and checkpoint.name == "last.ckpt"  # the end is validated
 
     resumed = cli("fit", "--data=LinearDataModule", "--trainer.max_steps=6", f"--ckpt_path={checkpoint}", *QUIET)
     assert resumed.trainer.global_step == 6
-    best, last = sorted(Path("logs/linear/version_1/checkpoints").iterdir())  # an epoch ended after 4 steps
-    assert "-val_loss=" in best.name and last.name == "last.ckpt"
-    assert [torch.load(file, weights_only=True)["global_step"] for file in (best, last)] == [4, 6]
+    best, last = sorted(Path("logs/linear/version_1/checkpoints").iterdir())
+    assert best.name.startswith("epoch=002-val_loss=") and last.name == "last.ckpt"
+    assert [torch.load(file, weights_only=True)["global_step"] for file in (best, last)] == [6, 6]
 
 
 def test_without_a_subcommand_nothing_runs() -> None:

@@ -16,7 +16,7 @@ Vocabulary size and sequence length come from the data module and are no flags o
 
 from functools import partial
 
-from perceiver.scripts.cli import train
+from perceiver.scripts.start import train
 
 main = partial(train, "symbolic-audio")
 

@@ -15,7 +15,7 @@ The size of clips and the number of classes come from the data module and are no
 
 from functools import partial
 
-from perceiver.scripts.cli import train
+from perceiver.scripts.start import train
 
 main = partial(train, "multimodal-autoencoder")
 

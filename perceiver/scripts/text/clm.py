@@ -13,23 +13,11 @@ Vocabulary size and sequence length come from the data module and are no flags o
     python -m perceiver.scripts.text.clm evaluate --model=krasserm/perceiver-ar-clm-base --data book.txt --device=cuda
 """
 
-import sys
+from functools import partial
 
-from pytorch_lightning.cli import ArgsType
+from perceiver.scripts.start import train
 
-from perceiver.scripts.cli import train
-
-
-def main(args: ArgsType = None) -> None:
-    """Runs the command line `args`, `sys.argv[1:]` if None."""
-    arguments = sys.argv[1:] if args is None else args
-    if isinstance(arguments, list) and arguments[:1] == ["evaluate"]:
-        from perceiver.scripts.text import evaluate
-
-        evaluate.main(arguments[1:])
-    else:
-        train("clm", args)
-
+main = partial(train, "clm")
 
 if __name__ == "__main__":
     main()

@@ -3,20 +3,29 @@
 perceiver clm evaluate --model=krasserm/perceiver-ar-clm-base --data book.txt --device=cuda
 """
 
+from __future__ import annotations
+
 import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from jsonargparse import Namespace
 
-from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
-from perceiver.model.text.clm import CausalLanguageModel, CausalLanguageModelConfig
-from perceiver.model.text.clm.evaluation import TextEvaluation, evaluate_text
+from perceiver.scripts.convert import processor_of_run
+from perceiver.scripts.meter import Meter
+from perceiver.scripts.parsing import OneLineErrors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from perceiver.model.text.clm import CausalLanguageModel
+    from perceiver.model.text.clm.evaluation import TextEvaluation
+
+PROGRAM = "perceiver clm evaluate"
 
 
 def main(args: Sequence[str]) -> None:
@@ -24,13 +33,15 @@ def main(args: Sequence[str]) -> None:
     try:
         evaluate(evaluate_parser().parse_args(list(args)))
     except (OSError, ValueError) as error:  # files that are missing or don't fit together
-        sys.exit(f"evaluate: error: {error}")
+        sys.exit(f"{PROGRAM}: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def evaluate_parser() -> ArgumentParser:
+def evaluate_parser() -> OneLineErrors:
     """The arguments of `evaluate`."""
-    parser = ArgumentParser(
-        prog="clm.py evaluate",
+    parser = OneLineErrors(
+        prog=PROGRAM,
         description="Scores every token of texts but the first of each, with as much context as the model has.",
         allow_abbrev=False,
     )
@@ -41,7 +52,9 @@ def evaluate_parser() -> ArgumentParser:
     parser.add_argument(
         "--data", required=True, nargs="+", metavar="FILE", help="UTF-8 text files, each a text of its own."
     )
-    parser.add_argument("--tokenizer", metavar="NAME", help="Folder or hub id of the tokenizer. Default: the model's.")
+    parser.add_argument(
+        "--tokenizer", metavar="NAME", help="Folder or hub id of the tokenizer, or bytes. Default: the model's."
+    )
     parser.add_argument(
         "--stride",
         type=int | None,
@@ -49,7 +62,7 @@ def evaluate_parser() -> ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, default=8, help="Windows that the model sees at once.")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Where the model runs: cpu, cuda, ..."
+        "--device", metavar="NAME", help="Where the model runs: cpu, cuda, ... Default: cuda if there is one, else cpu."
     )
     parser.add_argument("--output", metavar="FILE", help="JSON file to write the results to.")
     return parser
@@ -66,26 +79,29 @@ def evaluate(arguments: Namespace) -> None:
         raise FileNotFoundError(f"there is no file {', '.join(missing)}")  # now, not after the files before it
     if arguments.output is not None and not Path(arguments.output).parent.is_dir():
         raise FileNotFoundError(f"there is no folder for --output={arguments.output}")
+    import torch
+
+    from perceiver.model.text.clm.evaluation import evaluate_text, tokenized
+
     model = load_model(arguments.model)
     tokenizer = load_tokenizer(arguments.tokenizer, arguments.model)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        model.to(arguments.device)
+        model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {arguments.device} can't be used: {error}") from error
-
-    def progress(num_tokens: int) -> None:
-        print(f"\r{num_tokens:,} tokens", end="", file=sys.stderr, flush=True)
-
+        raise ValueError(f"device {device} can't be used: {error}") from error
+    num_tokens = sum(len(tokens) - 1 for tokens, _ in tokenized(read_texts(arguments.data), tokenizer))
+    print(f"{arguments.model} on {device}, {num_tokens:,} tokens to score", file=sys.stderr, flush=True)
+    meter = Meter("tokens", num_tokens, file=sys.stderr)
     result = evaluate_text(
         model,
         tokenizer,
         read_texts(arguments.data),
         stride=arguments.stride,
         batch_size=arguments.batch_size,
-        progress=progress if sys.stderr.isatty() else None,
+        progress=lambda number: meter.show(number) if meter.is_time() or number == num_tokens else None,
     )
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    meter.close()
     values = {**asdict(result), **metrics(result)}
     for name, value in values.items():
         print(f"{name:<22}{value:>14,.6g}" if isinstance(value, float) else f"{name:<22}{value:>14,}")
@@ -107,6 +123,9 @@ def metrics(result: TextEvaluation) -> dict[str, float]:
 
 def load_model(source: str) -> CausalLanguageModel:
     """The model of a Hugging Face folder, a hub id or a Lightning checkpoint. Errors as in `read_checkpoint`."""
+    from perceiver.model.core.checkpoint import load_parameters, read_checkpoint
+    from perceiver.model.text.clm import CausalLanguageModel, CausalLanguageModelConfig
+
     checkpoint = read_checkpoint(source)
     names = {field.name for field in fields(CausalLanguageModelConfig)}
     if "max_latents" not in checkpoint.hyper_parameters:
@@ -123,13 +142,15 @@ def load_tokenizer(name: str | None, model: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: if there is none.
     """
+    from perceiver.processing import text
+
+    name = name or processor_of_run("clm", model).get("tokenizer")
     if name is None and Path(model).suffix == ".ckpt":
         raise ValueError(f"{model} has no tokenizer: pass --tokenizer, the one that the model was trained with")
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name or model)
+        return text.load_tokenizer(name or model)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name or model} has no tokenizer that can be read, see --tokenizer: {error}") from error
-    return tokenizer
 
 
 def read_texts(files: Sequence[str]) -> Iterator[str]:

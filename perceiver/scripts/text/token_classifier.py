@@ -12,7 +12,7 @@ Vocabulary size, sequence length and classes come from the data module and are n
 
 from functools import partial
 
-from perceiver.scripts.cli import train
+from perceiver.scripts.start import train
 
 main = partial(train, "token-classifier")
 

@@ -11,7 +11,7 @@ logs, where `perceiver convert checkpoint --image-processor logs/img_clf/version
 
 from functools import partial
 
-from perceiver.scripts.cli import train
+from perceiver.scripts.start import train
 
 main = partial(train, "image-classifier")
 

@@ -13,7 +13,7 @@ The size of frames comes from the data module and is no flag of the model.
 
 from functools import partial
 
-from perceiver.scripts.cli import train
+from perceiver.scripts.start import train
 
 main = partial(train, "optical-flow")
 

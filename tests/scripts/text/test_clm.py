@@ -107,9 +107,9 @@ def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         clm.main(["fit", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for name in [*FIELDS, "params", "validation_sample_prompt", "validation_sample_record"]:
+    for name in [*FIELDS, "params", "params_strict", *SAMPLES]:
         _, _, described = shown.rpartition(f"--model.{name} ")
-        description = described.split(" ", 1)[1].split("(type")[0]
+        description = described.split(" (", 1)[0]
         assert len(description.split()) >= 2 and not description.startswith("--"), name
 
 
@@ -142,8 +142,9 @@ def test_unknown_abbreviated_and_linked_flags_are_rejected(flag: str, capsys: py
 
 
 def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "arguments are required: dataset_dir, tokenizer, max_seq_len" in failure(
-        capsys, "fit", "--trainer.max_steps=1"
+    assert failure(capsys, "fit", "--trainer.max_steps=1") == (
+        "2 perceiver clm fit: --data is missing, the name of a data module: WikipediaDataModule, for example "
+        "(perceiver clm fit --help lists them)\n"
     )
 
 
@@ -300,18 +301,33 @@ def test_evaluate_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--model=HUB", "--data=TEXT", "--strides=2"], "2 .*--strides"),
         (["--model=HUB", "--data=TEXT", "--strid=2"], "2 .*--strid"),
         (["--model=HUB", "--data=TEXT", "--stride=two"], "2 .*stride"),
-        (["--model=HUB", "--data=TEXT", "--stride=7"], r"1 evaluate: error: stride=7 must be in \[1, max_latents=6\]"),
-        (["--model=HUB", "--data=TEXT", "--batch_size=0"], "1 evaluate: error: batch_size=0"),
-        (["--model=HUB", "--data=none.txt"], "1 evaluate: error: there is no file none.txt"),
-        (["--model=HUB", "--data=LATIN1"], "1 evaluate: error: .*latin1.txt is not UTF-8"),
-        (["--model=HUB", "--data=EMPTY"], "1 evaluate: error: there is nothing to score"),
-        (["--model=HUB", "--data=TEXT", "--device=abacus"], "1 evaluate: error: device abacus can't be used"),
-        (["--model=/none", "--data=TEXT"], "1 evaluate: error: there is no checkpoint file or folder /none"),
-        (["--model=MLM", "--data=TEXT"], "1 evaluate: error: .* is no causal language model"),
-        (["--model=CKPT", "--data=TEXT"], "1 evaluate: error: .*lit.ckpt has no tokenizer: pass --tokenizer"),
-        (["--model=HUB", "--data=TEXT", "--tokenizer=/none"], "1 evaluate: error: /none has no tokenizer that can be"),
-        (["--model=HUB", "--data=TEXT", "--tokenizer=XLNET"], "1 evaluate: error: tokens span"),
-        (["--model=HUB", "--data=TEXT", "--output=/none/r.json"], "1 evaluate: error: .*/none/r.json"),
+        (
+            ["--model=HUB", "--data=TEXT", "--stride=7"],
+            r"1 perceiver clm evaluate: error: stride=7 must be in \[1, max_latents=6\]",
+        ),
+        (["--model=HUB", "--data=TEXT", "--batch_size=0"], "1 perceiver clm evaluate: error: batch_size=0"),
+        (["--model=HUB", "--data=none.txt"], "1 perceiver clm evaluate: error: there is no file none.txt"),
+        (["--model=HUB", "--data=LATIN1"], "1 perceiver clm evaluate: error: .*latin1.txt is not UTF-8"),
+        (["--model=HUB", "--data=EMPTY"], "1 perceiver clm evaluate: error: there is nothing to score"),
+        (
+            ["--model=HUB", "--data=TEXT", "--device=abacus"],
+            "1 perceiver clm evaluate: error: device abacus can't be used",
+        ),
+        (
+            ["--model=/none", "--data=TEXT"],
+            "1 perceiver clm evaluate: error: there is no checkpoint file or folder /none",
+        ),
+        (["--model=MLM", "--data=TEXT"], "1 perceiver clm evaluate: error: .* is no causal language model"),
+        (
+            ["--model=CKPT", "--data=TEXT"],
+            "1 perceiver clm evaluate: error: .*lit.ckpt has no tokenizer: pass --tokenizer",
+        ),
+        (
+            ["--model=HUB", "--data=TEXT", "--tokenizer=/none"],
+            "1 perceiver clm evaluate: error: /none has no tokenizer that can be",
+        ),
+        (["--model=HUB", "--data=TEXT", "--tokenizer=XLNET"], "1 perceiver clm evaluate: error: tokens span"),
+        (["--model=HUB", "--data=TEXT", "--output=/none/r.json"], "1 perceiver clm evaluate: error: .*/none/r.json"),
     ],
 )
 def test_evaluate_errors(tmp_path: Path, flags: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
