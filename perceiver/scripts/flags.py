@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ OF_COMMANDS = {
 def pairs(args: Sequence[str]) -> list[tuple[str, str | None]]:
     """Flags without dashes and their values, in order; None if a flag has none."""
     result: list[tuple[str, str | None]] = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue="--"):
         if arg.startswith("--") or arg == "-c":
             name, is_assigned, value = ("config", "", "") if arg == "-c" else arg[2:].partition("=")
             result.append((name, value if is_assigned else None if following.startswith("--") else following))
@@ -346,6 +347,9 @@ def unknown(what: str, name: str, line: CommandLine) -> str:
     for candidates in (same_prefix, anywhere):
         if close := get_close_matches(last, list(candidates), 1, 0.7):
             return f"there is no {what}; did you mean --{candidates[close[0]]}?"
+    first, _, rest = name.partition(".")
+    if rest and (close := get_close_matches(first, [group.prefix for group in line.groups], 1)) and close[0] != first:
+        return f"there is no {what}; did you mean --{close[0]}.{rest}?"
     return f"there is no {what}; {line.program} {line.command} --help lists them"
 
 

@@ -33,7 +33,8 @@ class Found:
     @property
     def summary(self) -> str:
         """The first sentence of its docstring."""
-        return " ".join(re.split(r"(?<=[.:])\s|\n\n", self.doc, maxsplit=1)[0].split())
+        sentence = " ".join(re.split(r"(?<=[.:])\s|\n\n", self.doc, maxsplit=1)[0].split())
+        return f"{sentence[:-1]}." if sentence.endswith(":") else sentence
 
 
 @dataclass(frozen=True)
