@@ -68,7 +68,7 @@ class Signature:
 def file_of(module: str) -> Path | None:
     """The source file of a module, found without importing the packages around it."""
     top, *rest = module.split(".")
-    spec = find_spec(top)
+    spec = find_spec(top) if top else None
     if spec is None or spec.origin is None:
         return None
     package = Path(spec.origin).parent.joinpath(*rest)
