@@ -23,6 +23,7 @@ PACKAGES = (
     "accelerate",
     "pytorch-lightning",
     "jsonargparse",
+    "pyyaml",
     "tensorboard",
     "torchmetrics",
     "pytorch-optimizer",
