@@ -4,6 +4,11 @@ Starting processes takes longer than what they do, so each test starts as few as
 """
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +182,39 @@ def test_command_line(tmp_path: Path) -> None:
             mlm.LitMaskedLanguageModel.load_from_checkpoint(file),
         ):
             assert_same_parameters(model.backend_model.state_dict(), expected)
+
+
+def test_sigterm_to_the_main_process_stops_all(tmp_path: Path) -> None:
+    """They stop after the same step, save once, and end; a process that waits for another would wait forever."""
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{i} {name}\n" for i in range(400)))
+    flags = """fit --data=LocalTextDataModule --data.train_files=train.txt --data.valid_files=valid.txt
+        --data.num_workers=0 --data.tokenizer=bytes --data.max_seq_len=13 --data.batch_size=4
+        --model.max_latents=5 --model.num_channels=24
+        --model.num_heads=2 --model.num_self_attention_layers=2 --trainer.accelerator=cpu --trainer.devices=2
+        --trainer.strategy=ddp --trainer.max_epochs=-1 --trainer.limit_val_batches=1 --trainer.val_check_interval=3
+        --trainer.num_sanity_val_steps=0"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "perceiver.scripts.text.clm", *flags.split()],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        while "val_loss" not in (text := (tmp_path / "log").read_text()):  # it trains
+            assert process.poll() is None, text
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait() == 143, (tmp_path / "log").read_text()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    text = (tmp_path / "log").read_text()
+    assert text.count("stopped by SIGTERM after step ") == 1 and "Traceback" not in text
+    step = int(text.split("stopped by SIGTERM after step ")[1].split(".")[0])
+    (last,) = tmp_path.glob("logs/clm/version_0/checkpoints/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == step
