@@ -137,7 +137,12 @@ TASKS: dict[str, Task] = {
         processor="tokenizer",
         schedule="CosineWithWarmupLR",
         logs="clm",
-        commands={"evaluate": Command("perceiver.scripts.text.evaluate", "bits per byte and perplexity of text files")},
+        commands={
+            "evaluate": Command("perceiver.scripts.text.evaluate", "bits per byte and perplexity of text files"),
+            "generate": Command(
+                "perceiver.scripts.text.generate", "continue a text", 'generate  --model={folder}  --prompt="Once upon"'
+            ),
+        },
     ),
     "text-classifier": Task(
         package="perceiver.model.text.classifier",
@@ -216,6 +221,14 @@ TASKS: dict[str, Task] = {
         data=("GiantMidiPianoDataModule", "LocalMidiDataModule", "MaestroV3DataModule", "SyntheticPianoDataModule"),
         schedule="CosineWithWarmupLR",
         logs="sam",
+        commands={
+            "evaluate": Command("perceiver.scripts.audio.evaluate", "bits and perplexity per token of MIDI files"),
+            "continue": Command(
+                "perceiver.scripts.audio.continuation",
+                "continue a MIDI file",
+                "continue  in.mid  out.mid  --model={folder}",
+            ),
+        },
     ),
     "multimodal-autoencoder": Task(
         package="perceiver.model.multimodal.autoencoder",

@@ -1,7 +1,7 @@
 """The console command `perceiver`: training scripts and conversions under one name.
 
     perceiver mlm fit ...                                        the training script of a task
-    perceiver preproc wikitext ...                               preprocesses text ahead of training
+    perceiver preproc wikitext ...                               preprocesses data ahead of training
     perceiver convert model --task mlm SOURCE SAVE_DIR           official weights in transformers' format -> a folder
     perceiver convert checkpoint --task mlm CKPT SAVE_DIR --tokenizer NAME      Lightning checkpoint -> a folder
     (--image-processor NAME for image classifiers; optical flow, symbolic audio and multimodal models need neither)
@@ -18,10 +18,8 @@ import sys
 from collections.abc import Sequence
 
 from perceiver import __version__
-from perceiver.scripts import convert, env
+from perceiver.scripts import convert, env, preproc
 from perceiver.tasks import TASKS
-
-PREPROC = "perceiver.scripts.text.preproc"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] == "preproc":
-            importlib.import_module(PREPROC).main(argv[1:])
+            preproc.command(argv[1:])
             return 0
         if argv and argv[0] == "env":
             return env.main(argv[1:])
@@ -50,9 +48,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--version", action="version", version=__version__)
     commands = result.add_subparsers(metavar="COMMAND", required=True)
     for task in TASKS:
-        commands.add_parser(task, help=f"train, evaluate: perceiver {task} fit|validate|test ... (see {task} --help)")
+        names = "|".join(["fit", "validate", "test", *TASKS[task].commands])
+        commands.add_parser(task, help=f"perceiver {task} {names} ... (see {task} --help)")
     commands.add_parser("env", help="print versions and devices, for a report of an error")
-    commands.add_parser("preproc", help="preprocess text ahead of training: perceiver preproc DATA ... (see --help)")
+    commands.add_parser(
+        "preproc", help="preprocess text and MIDI files ahead of training: perceiver preproc DATA ... (see --help)"
+    )
 
     convert.add_arguments(commands.add_parser("convert", help="write Hugging Face folders"))
     return result

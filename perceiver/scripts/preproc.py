@@ -11,13 +11,17 @@ An interrupted run leaves nothing that a later one would use, but for what it do
 Training does the same by itself when it starts. C4 has no preprocessing: it is streamed.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 # Names on the command line: data modules of `perceiver.data.<domain>`.
 DATA_MODULES = {
@@ -41,6 +45,32 @@ DATA_MODULES = {
         "synthetic": "SyntheticPianoDataModule",
     },
 }
+
+
+# Names of `perceiver preproc`, which knows both domains: domain and name there.
+NAMES = {name: ("text", name) for name in DATA_MODULES["text"]} | {
+    "local_midi" if name == "local" else name: ("audio", name) for name in DATA_MODULES["audio"]
+}
+
+
+def command(args: Sequence[str]) -> None:
+    """Runs `perceiver preproc NAME ...`, for data of any domain."""
+    if args and args[0] in NAMES:
+        domain, name = NAMES[args[0]]
+        main(domain, [name, *args[1:]])
+    elif set(args) & {"--help", "-h"}:
+        print(
+            "usage: perceiver preproc DATA [--flag=value ...]\n\nPreprocesses data ahead of training. DATA is one of\n"
+        )
+        print("\n".join(f"  {name:<28}{DATA_MODULES[domain][own]}" for name, (domain, own) in NAMES.items()))
+        print("\nperceiver preproc DATA --help lists the flags of one.")
+        sys.exit(0)
+    else:
+        known = ", ".join(NAMES)
+        close = get_close_matches(args[0], NAMES, 1, 0.5) if args else []
+        hint = f"did you mean {close[0]}?" if close else f"there are {known}"
+        print(f"perceiver preproc: there is no data {args[0] if args else 'named'}; {hint}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main(domain: str, args: Sequence[str] | None = None) -> None:
@@ -68,6 +98,8 @@ def main(domain: str, args: Sequence[str] | None = None) -> None:
 
 def parser(modules: dict[str, Any]) -> ArgumentParser:
     """The arguments: the name of a data module and its own."""
+    from jsonargparse import ArgumentParser
+
     description = "Preprocesses data ahead of training."
     result = ArgumentParser(prog="preproc.py", description=description, allow_abbrev=False)
     names = result.add_subcommands(dest="data", metavar="DATA")
