@@ -164,6 +164,8 @@ def test_commands_parse(
                 print_config(importlib.import_module(module).main, arguments)
             case ["perceiver", task, *arguments] if task in main.TASKS:
                 print_config(main.main, [task, *arguments])
+            case ["perceiver", "preproc", *arguments]:
+                print_config(main.main, ["preproc", *arguments])
             case ["perceiver", *arguments]:
                 main.parser().parse_args(arguments)
             case ["python" | "bash", script, *_]:
