@@ -64,7 +64,15 @@ def pairs(args: Sequence[str]) -> list[tuple[str, str | None]]:
 def content(config: str | None) -> Any:
     """What a config file says, or a text in place of it."""
     config = config or ""
-    return yaml.safe_load(Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config)
+    return yaml.safe_load(Path(config).read_text(encoding="utf-8") if is_there(config) else config)
+
+
+def is_there(path: str) -> bool:
+    """Whether there is such a file or folder; a text that is too long for a path is none."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
 
 
 def of_group(content: Any, group: str) -> Any:
@@ -156,7 +164,7 @@ class CommandLine:
 
     @cached_property
     def lr_scheduler(self) -> Flags:
-        name = self.chosen("lr_scheduler") or SCHEDULES[0]
+        name = self.chosen("lr_scheduler") or self.task.schedule
         return self._class("lr_scheduler", name, dict.fromkeys(SCHEDULES, "perceiver.scripts.lrs"), ("optimizer",))
 
     def _class(self, prefix: str, name: str, modules: dict[str, str], without: tuple[str, ...]) -> Flags:
@@ -272,7 +280,7 @@ def is_imported(name: str) -> bool:
 
 
 def _file_error(line: CommandLine, name: str, value: str | None) -> str | None:
-    if name not in ("config", "ckpt_path") or not value or "://" in value or Path(value).exists():
+    if name not in ("config", "ckpt_path") or not value or "://" in value or is_there(value):
         return None
     if name == "ckpt_path" and (
         line.has("print_config") or value in ("last", "best", "hpc", "null") or value.startswith("registry")

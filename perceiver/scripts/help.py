@@ -46,7 +46,7 @@ def of_command(line: CommandLine) -> str:
     text += ["", "Model", "", *_flags(line.model, default_values(line))]
     text += ["", f"Optimizer, {line.chosen('optimizer') or 'AdamW'}", "", "  --optimizer=NAME"]
     text += [*wrapped("Of torch.optim or pytorch_optimizer. (default AdamW)"), *_flags(line.optimizer, {"lr": 0.001})]
-    text += ["", f"Learning rate, {line.chosen('lr_scheduler') or line.lr_scheduler.classes[0]}", ""]
+    text += ["", f"Learning rate, {line.chosen('lr_scheduler') or task.schedule}", ""]
     text += [f"  --lr_scheduler={'|'.join(line.lr_scheduler.classes)}", *_flags(line.lr_scheduler, {})]
     text += ["", "Run", ""]
     for name, doc in COMMON.items():

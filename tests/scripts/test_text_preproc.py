@@ -88,9 +88,9 @@ def test_errors_are_one_line(flags, capsys):
 
 def test_console_command(monkeypatch):
     calls = []
-    monkeypatch.setattr(preproc, "main", calls.append)
+    monkeypatch.setattr(main_module.preproc, "main", lambda *args: calls.append(args))
     assert main_module.main(["preproc", "wikitext", "--help"]) == 0
-    assert calls == [["wikitext", "--help"]]
+    assert calls == [("text", ["wikitext", "--help"])]
 
 
 KILLED = """
