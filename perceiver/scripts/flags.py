@@ -64,7 +64,7 @@ def pairs(args: Sequence[str]) -> list[tuple[str, str | None]]:
 def content(config: str | None) -> Any:
     """What a config file says, or a text in place of it."""
     config = config or ""
-    return yaml.safe_load(Path(config).read_text(encoding="utf-8") if is_there(config) else config)
+    return yaml.safe_load(Path(config).read_text(encoding="utf-8") if config and is_there(config) else config)
 
 
 def is_there(path: str) -> bool:

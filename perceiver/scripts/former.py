@@ -144,7 +144,7 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
 
 def _todays_file(path: str) -> str:
     """The path as it is, or the content of the file if it must be another."""
-    if not Path(path).is_file():
+    if path.startswith("{") or not Path(path).is_file():  # a file's content, of todays' own for example
         return path  # the parser says that it is not there
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
