@@ -7,12 +7,14 @@ The input adapter is one of three, as in the paper's table 6:
     fourier   every pixel with the Fourier features of its position
     learned   every pixel, after a 1x1 convolution, with a learned position
     conv      convolution and pooling to a quarter of height and width, then Fourier features of the positions
+    conv_same the same, padded as in DeepMind's code; transformers, and so `conv`, pads otherwise
 
 Images of another size than the model was made for are taken, too: the same positions from -1 to 1, more or less dense.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -36,14 +38,14 @@ class ImageEncoderConfig(EncoderConfig):
 
     Attributes:
         image_shape: Height, width and channels of images.
-        num_frequency_bands: Frequencies of the Fourier features, per dimension (fourier and conv).
+        num_frequency_bands: Frequencies of the Fourier features, per dimension (all but learned).
         adapter: What becomes of an image: see the module's docstring.
-        num_adapter_channels: Channels of the convolution (learned and conv), and of a learned position.
+        num_adapter_channels: Channels of the convolution (learned, conv and conv_same), and of a learned position.
     """
 
     image_shape: tuple[int, int, int] = (224, 224, 3)
     num_frequency_bands: int = 32
-    adapter: Literal["fourier", "learned", "conv"] = field(default="fourier", metadata=SINCE_1_0)
+    adapter: Literal["fourier", "learned", "conv", "conv_same"] = field(default="fourier", metadata=SINCE_1_0)
     num_adapter_channels: int = field(default=256, metadata=SINCE_1_0)
 
     qk_channels_of_input = True
@@ -159,7 +161,8 @@ class ConvImageAdapter(InputAdapter):
     """Images (B, H, W, channels) through convolution and pooling, with Fourier features of positions -> (B, M, C)
 
     Convolution (7x7, stride 2), batch norm, ReLU, max pooling (3x3, stride 2, not padded): 224 x 224 pixels become
-    55 x 55 inputs. The frequencies are those of a grid of a quarter of `image_shape`.
+    55 x 55 inputs. With `conv_same` both are padded to half of height and width, as XLA's "SAME": 56 x 56 inputs. The
+    frequencies are those of a grid of a quarter of `image_shape`.
     """
 
     MIN_SIZE = 5  # pixels, for one output of the pooling
@@ -170,19 +173,23 @@ class ConvImageAdapter(InputAdapter):
         encoding = FourierPositionEncoding(tuple(size // 4 for size in shape), config.num_frequency_bands)
         num_channels = config.num_adapter_channels
         super().__init__(num_channels + encoding.num_position_encoding_channels())
-        self.conv = nn.Conv2d(num_image_channels, num_channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.is_same = config.adapter == "conv_same"
+        padding = 0 if self.is_same else 3
+        self.conv = nn.Conv2d(num_image_channels, num_channels, kernel_size=7, stride=2, padding=padding, bias=False)
         self.norm = nn.BatchNorm2d(num_channels)
         self.position_encoding = encoding
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(*x.shape[1:3])
-        x = self.conv(rearrange(x, "b h w c -> b c h w"))
+        x = rearrange(x, "b h w c -> b c h w")
+        x = self.conv(pad_same(x, 7) if self.is_same else x)
         if self.norm.weight.requires_grad:
             x = self.norm(x)
         else:  # frozen: its statistics, which are no parameters, would still follow the training data
             norm = self.norm
             x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        x = F.max_pool2d(F.relu(x, inplace=True), kernel_size=3, stride=2)
+        x = F.relu(x, inplace=True)
+        x = F.max_pool2d(pad_same(x, 3) if self.is_same else x, kernel_size=3, stride=2)  # what is padded is no maximum
         return concat_positions(rearrange(x, "b c h w -> b h w c"), self.position_encoding)
 
     def check_size(self, height: int, width: int) -> None:
@@ -190,10 +197,23 @@ class ConvImageAdapter(InputAdapter):
             raise ValueError(f"images of {height} x {width} pixels are too small, at least 5 x 5 are needed")
 
 
+def pad_same(x: Tensor, kernel_size: int) -> Tensor:
+    """Pads (B, C, H, W) with zeros so that a kernel with stride 2 gives half of height and width, rounded up.
+
+    As XLA does, what can't be halved is more on the right and below.
+    """
+    padding: list[int] = []
+    for size in (x.shape[-1], x.shape[-2]):
+        total = max((math.ceil(size / 2) - 1) * 2 + kernel_size - size, 0)
+        padding += [total // 2, total - total // 2]
+    return F.pad(x, padding)
+
+
 ADAPTERS: dict[str, Callable[[ImageEncoderConfig], InputAdapter]] = {
     "fourier": FourierImageAdapter,
     "learned": LearnedImageAdapter,
     "conv": ConvImageAdapter,
+    "conv_same": ConvImageAdapter,
 }
 
 

@@ -20,6 +20,7 @@ from perceiver.model.vision.image_classifier.backend import (
     ImageClassifier,
     ImageClassifierConfig,
     ImageEncoderConfig,
+    pad_same,
     perceiver_io_conv,
     perceiver_io_fourier,
     perceiver_io_learned,
@@ -151,6 +152,22 @@ def test_conv_adapter_by_hand() -> None:
     codes = FourierPositionEncoding((H // 4, W // 4), 3)(shape=(2, 3))
     expected = torch.cat([y.flatten(2).mT, codes.expand(2, -1, -1)], dim=-1)
     torch.testing.assert_close(adapter(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("shape", [(24, 18), (23, 17), (5, 8)])
+def test_conv_same_halves_every_size_as_xla_does(shape: tuple[int, int]) -> None:
+    """Windows of stride 2 are every second one of those of stride 1: from the second on if the size is even."""
+    x, kernel = torch.randn(2, 3, *shape), torch.randn(4, 3, 7, 7)
+    halved = F.conv2d(pad_same(x, 7), kernel, stride=2)
+    first = [1 - size % 2 for size in shape]
+    expected = F.conv2d(x, kernel, padding=3)[:, :, first[0] :: 2, first[1] :: 2]
+    assert halved.shape[2:] == tuple(-(-size // 2) for size in shape)
+    torch.testing.assert_close(halved, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_conv_same_adapter_halves_twice() -> None:
+    adapter, x = adapter_of(img_model(img_config({"adapter": "conv_same"}))), images()
+    assert adapter(x).shape[1] == -(-H // 4) * -(-W // 4)
 
 
 # --- images of other sizes ---
