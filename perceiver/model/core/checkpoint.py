@@ -13,10 +13,12 @@ import json
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError
@@ -88,30 +90,43 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
     text = str(source)
     if not text:
         raise ValueError("the name of a checkpoint is empty")
-    if "://" in text:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "checkpoint.ckpt"
-            try:
-                torch.hub.download_url_to_file(text, str(path), progress=True)
-            except OSError as error:
-                raise FileNotFoundError(f"{text} can't be downloaded: {error}") from error
+    with downloaded(source) as path:
+        if path.is_file():
             checkpoint = _read_lightning(path, text)
-    elif (path := Path(source)).is_file():
-        checkpoint = _read_lightning(path, text)
-    elif (path / ".metadata").is_file():
-        checkpoint = _read_sharded(path)
-    elif path.is_dir():
-        checkpoint = _read_folder(path)
-    elif path.suffix == ".ckpt" or path.is_absolute() or text.startswith(".") or text.count("/") > 1:
-        raise FileNotFoundError(f"there is no checkpoint file or folder {text}")
-    else:
-        checkpoint = _read_folder(_download_folder(text))
+        elif (path / ".metadata").is_file():
+            checkpoint = _read_sharded(path)
+        elif path.is_dir():
+            checkpoint = _read_folder(path)
+        elif path.suffix == ".ckpt" or path.is_absolute() or text.startswith(".") or text.count("/") > 1:
+            raise FileNotFoundError(f"there is no checkpoint file or folder {text}")
+        else:
+            checkpoint = _read_folder(_download_folder(text))
     state_dict = {
         name.removeprefix(part): value
         for name, value in checkpoint.state_dict.items()
         if name.startswith(part) and not name.endswith(COMPUTED_BUFFERS)
     }
     return Checkpoint(without_params(checkpoint.hyper_parameters), state_dict, checkpoint.lit_class)
+
+
+@contextmanager
+def downloaded(source: str | Path) -> Iterator[Path]:
+    """The file or folder `source`; one with a URL is there as long as the context.
+
+    Raises:
+        FileNotFoundError: if a URL can't be downloaded.
+    """
+    text = str(source)
+    if "://" not in text:
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (Path(urlsplit(text).path).name or "download")
+        try:
+            torch.hub.download_url_to_file(text, str(path), progress=True)
+        except OSError as error:
+            raise FileNotFoundError(f"{text} can't be downloaded: {error}") from error
+        yield path
 
 
 def without_params(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +163,7 @@ def _first(names: list[str], n: int = 3) -> str:
 
 
 def _read_lightning(path: Path, source: str) -> Checkpoint:
-    return _lightning_checkpoint(_unpickle(path, source), source)
+    return _lightning_checkpoint(read_pickle(path, source), source)
 
 
 def _lightning_checkpoint(content: Any, source: str) -> Checkpoint:
@@ -186,7 +201,7 @@ class _IndexUnpickler(pickle.Unpickler):
 
 def _read_sharded(folder: Path) -> Checkpoint:
     """Reads what Lightning's `ModelParallelStrategy` saves by default: parts of tensors, an index, and `meta.pt`."""
-    source, content = str(folder), _unpickle(folder / "meta.pt", str(folder))
+    source, content = str(folder), read_pickle(folder / "meta.pt", str(folder))
     try:
         with (folder / ".metadata").open("rb") as file:
             index = _IndexUnpickler(file).load()
@@ -197,7 +212,7 @@ def _read_sharded(folder: Path) -> Checkpoint:
             if key.fqn in tensors:
                 with (folder / part.relative_path).open("rb") as file:
                     file.seek(part.offset)
-                    value = _unpickle(io.BytesIO(file.read(part.length)), source)
+                    value = read_pickle(io.BytesIO(file.read(part.length)), source)
                 place = tuple(slice(start, start + size) for start, size in zip(key.offset, value.shape, strict=True))
                 tensors[key.fqn][place] = value
                 missing[key.fqn] -= value.numel()
@@ -230,7 +245,7 @@ def _read_folder(folder: Path) -> Checkpoint:
         )
     state_dict: dict[str, Tensor] = {}
     for file in _weight_files(folder):
-        state_dict |= _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file, str(file))
+        state_dict |= read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file, str(file))
     return Checkpoint(model_config, _strip_prefix(state_dict, "backend_model.", str(folder)))
 
 
@@ -262,7 +277,7 @@ def _download_folder(repo_id: str) -> Path:
     return folder
 
 
-def _load_safetensors(file: Path) -> dict[str, Tensor]:
+def read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
@@ -277,7 +292,7 @@ def published_classes() -> torch.serialization.safe_globals:
     return torch.serialization.safe_globals([item for item in classes if item not in known])
 
 
-def _unpickle(file: Path | BinaryIO, source: str) -> Any:
+def read_pickle(file: Path | BinaryIO, source: str) -> Any:
     """Reads a pickle of plain values, tensors and the configurations of published checkpoints, and nothing else."""
     try:
         with published_classes():
