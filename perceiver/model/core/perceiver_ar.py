@@ -54,42 +54,38 @@ class PerceiverAR(nn.Module):
     ):
         super().__init__()
         num_channels, num_layers = input_adapter.num_input_channels, config.num_self_attention_layers
-        dropout = config.post_attention_dropout
-
-        def layer(attention: PrefixCrossAttention | SelfAttention, widening_factor: int) -> AttentionLayer:
-            return AttentionLayer(
-                attention,
-                MLP(num_channels, widening_factor, bias=False),
-                residual_dropout=config.residual_dropout,
-                activation_checkpointing=config.activation_checkpointing,
-                activation_offloading=config.activation_offloading,
-            )
-
-        def self_attention() -> SelfAttention:
-            return SelfAttention(
-                num_channels=num_channels,
-                num_heads=config.num_heads,
-                qkv_bias=False,
-                out_bias=False,
-                causal=True,
-                dropout=dropout,
-            )
-
         self.max_seq_len = max_seq_len
         self.max_latents = max_latents
         self.num_rotary_layers = config.num_self_attention_rotary_layers % (num_layers + 1)  # -1: all
         self.cross_attention_dropout = config.cross_attention_dropout
         self.input_adapter = input_adapter
         self.frequencies = FrequencyPositionEncoding(num_rotary_channels)
-        self.cross_attention = layer(
-            PrefixCrossAttention(
-                num_channels=num_channels, num_heads=config.num_heads, qkv_bias=False, dropout=dropout
-            ),
-            config.cross_attention_widening_factor,
-        )
+        self.cross_attention = self.cross_attention_layer(config, num_channels)
         self.self_attention = SelfAttentionBlock(
-            *(layer(self_attention(), config.self_attention_widening_factor) for _ in range(num_layers))
+            *(self.self_attention_layer(config, num_channels) for _ in range(num_layers))
         )
+
+    def cross_attention_layer(self, config: PerceiverARConfig, num_channels: int) -> AttentionLayer:
+        """Makes the layer that reads the prefix. perceiver.model.foreign has models with other ones."""
+        attention = PrefixCrossAttention(
+            num_channels=num_channels,
+            num_heads=config.num_heads,
+            qkv_bias=False,
+            dropout=config.post_attention_dropout,
+        )
+        return attention_layer(attention, MLP(num_channels, config.cross_attention_widening_factor, bias=False), config)
+
+    def self_attention_layer(self, config: PerceiverARConfig, num_channels: int) -> AttentionLayer:
+        """Makes a self-attention layer."""
+        attention = SelfAttention(
+            num_channels=num_channels,
+            num_heads=config.num_heads,
+            qkv_bias=False,
+            out_bias=False,
+            causal=True,
+            dropout=config.post_attention_dropout,
+        )
+        return attention_layer(attention, MLP(num_channels, config.self_attention_widening_factor, bias=False), config)
 
     @property
     def windows(self) -> list[int]:
@@ -168,6 +164,24 @@ class PerceiverAR(nn.Module):
         shape = (x.shape[0], num_cached + x.shape[1])
         if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != shape):
             raise ValueError(f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {shape}")
+
+
+def attention_layer(
+    attention: PrefixCrossAttention | SelfAttention,
+    mlp: MLP,
+    config: PerceiverARConfig,
+    *,
+    attention_residual: bool = True,
+) -> AttentionLayer:
+    """A layer with the dropout and the checkpointing of a configuration. Arguments are those of `AttentionLayer`."""
+    return AttentionLayer(
+        attention,
+        mlp,
+        attention_residual=attention_residual,
+        residual_dropout=config.residual_dropout,
+        activation_checkpointing=config.activation_checkpointing,
+        activation_offloading=config.activation_offloading,
+    )
 
 
 def drop_prefix(
