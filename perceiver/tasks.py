@@ -30,8 +30,8 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What there is for a task.
+class Model:
+    """A model that transformers' Auto classes know.
 
     Attributes:
         package: Package of its modules, from which class names are imported.
@@ -43,17 +43,11 @@ class Task:
         model_type: In `config.json`.
         auto_class: Of transformers, with which the Hugging Face class is registered.
         pipeline: Name of the transformers pipeline.
-        variant: Function of the backend that makes the config from which the command line starts.
-        links: Attributes of data modules that decide flags of the model, which then are none.
-        data: Data modules that `--data` knows by name, of the package `data_package`.
-        data_package: Where they are: `perceiver.data` and the domain by default.
-        data_default: Class that all of these data modules are, and arguments that are their defaults.
         processor: What is saved beside a converted model.
         official: Hub ids of official weights for transformers' own Perceiver classes. None: there is no such class.
-        schedule: Of the learning rate, as the command line starts.
-        logs: Folder of the runs, below `logs`.
+        variant: Function of the backend that makes the default config, from which the command line starts. Default: the
+            config class.
         encoder: Kind of its encoder. A model can start from a folder of another task whose models have the same.
-        commands: What its command line can do besides training and validation.
     """
 
     package: str
@@ -63,27 +57,47 @@ class Task:
     model_type: str
     auto_class: str = "AutoModel"
     pipeline: str | None = None
-    variant: str
-    links: Mapping[str, tuple[str, ...]]
-    data: tuple[str, ...]
-    data_package: str = ""
-    data_default: Mapping[str, Any] | None = None
     processor: Literal["tokenizer", "image_processor"] | None = None
     official: tuple[str, ...] | None = None
-    schedule: Literal["ConstantWithWarmupLR", "CosineWithWarmupLR"] = "ConstantWithWarmupLR"
-    logs: str
+    variant: str = ""
     encoder: str | None = None
-    commands: Mapping[str, Command] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        *_, domain, _ = ("", *self.package.split("."))
-        defaults = {"huggingface": f"Perceiver{self.model}", "data_package": f"perceiver.data.{domain}"}
-        for name, default in defaults.items():
-            object.__setattr__(self, name, getattr(self, name) or default)
+        if not self.huggingface:
+            object.__setattr__(self, "huggingface", f"Perceiver{self.model}")
 
     def relatives(self) -> list[Task]:
         """The other tasks whose models have the same kind of encoder."""
         return [task for task in TASKS.values() if task != self and task.encoder == self.encoder is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Model):
+    """What there is for a task: a model and its training.
+
+    Attributes:
+        links: Attributes of data modules that decide flags of the model, which then are none.
+        data: Data modules that `--data` knows by name, of the package `data_package`.
+        data_package: Where they are: `perceiver.data` and the domain by default.
+        data_default: Class that all of these data modules are, and arguments that are their defaults.
+        schedule: Of the learning rate, as the command line starts.
+        logs: Folder of the runs, below `logs`.
+        commands: What its command line can do besides training and validation.
+    """
+
+    links: Mapping[str, tuple[str, ...]]
+    data: tuple[str, ...]
+    data_package: str = ""
+    data_default: Mapping[str, Any] | None = None
+    schedule: Literal["ConstantWithWarmupLR", "CosineWithWarmupLR"] = "ConstantWithWarmupLR"
+    logs: str
+    commands: Mapping[str, Command] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data_package:
+            domain = self.package.split(".")[-2] if "." in self.package else ""
+            object.__setattr__(self, "data_package", f"perceiver.data.{domain}")
 
 
 # Arguments of `convert_checkpoint` that name a processor.

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from perceiver.model.core.checkpoint import without_params
 from perceiver.model.core.config import CausalSequenceModelConfig, Config
-from perceiver.tasks import Task
+from perceiver.tasks import Model
 
 
 class DerivedAttribute:
@@ -74,7 +74,7 @@ class PerceiverBackendConfig(PreTrainedConfig):
             class, `LABEL_0` and so on; `num_labels` sets the number of classes.
     """
 
-    task: ClassVar[Task]
+    task: ClassVar[Model]
     backend_config_class: ClassVar[type[Config]]
     keys_to_ignore_at_inference = ["past_key_values"]
 
@@ -105,7 +105,8 @@ class PerceiverBackendConfig(PreTrainedConfig):
                 raise ValueError("give either backend_config or model_config")
             backend_config = self.backend_config_class.from_dict(model_config)
         if backend_config is None:
-            backend_config = getattr(import_module(f"{self.task.package}.backend"), self.task.variant)()
+            backend = import_module(f"{self.task.package}.backend")
+            backend_config = getattr(backend, self.task.variant or f"{self.task.model}Config")()
         if isinstance(backend_config, CausalSequenceModelConfig):
             kwargs = {"is_decoder": True} | kwargs
         derived = [name for name in kwargs if isinstance(getattr(type(self), name, None), DerivedAttribute)]
@@ -149,10 +150,10 @@ class PerceiverBackendConfig(PreTrainedConfig):
 _CLASSES: dict[str, type[PerceiverBackendConfig]] = {}
 
 
-def config_class(task: Task) -> type[PerceiverBackendConfig]:
+def config_class(task: Model) -> type[PerceiverBackendConfig]:
     """The config class of a task, `PerceiverMaskedLanguageModelConfig` for example."""
     backend = import_module(f"{task.package}.backend")  # imports the package, too, which asks for the class itself
-    if task.package not in _CLASSES:
+    if task.model_type not in _CLASSES:
         name = f"{task.huggingface}Config"
         attributes = {
             "__doc__": f"Config of `{task.huggingface}`.\n\n{PerceiverBackendConfig.__doc__}",
@@ -162,11 +163,11 @@ def config_class(task: Task) -> type[PerceiverBackendConfig]:
             "task": task,
             "backend_config_class": getattr(backend, f"{task.model}Config"),
         }
-        _CLASSES[task.package] = type(name, (PerceiverBackendConfig,), attributes)
-    return _CLASSES[task.package]
+        _CLASSES[task.model_type] = type(name, (PerceiverBackendConfig,), attributes)
+    return _CLASSES[task.model_type]
 
 
-def register_config(task: Task) -> None:
+def register_config(task: Model) -> None:
     """Registers the config of a task with `AutoConfig`, and its image processor with `AutoImageProcessor`."""
     AutoConfig.register(task.model_type, config_class(task), exist_ok=True)
     if task.processor == "image_processor" and find_spec("PIL") is not None:
