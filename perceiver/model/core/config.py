@@ -35,9 +35,9 @@ class Config:
         hints = get_type_hints(type(self))
         for item in fields(self):
             value, hint = getattr(self, item.name), hints[item.name]
-            if isinstance(value, Mapping) and is_dataclass(hint):
-                assert isinstance(hint, type) and issubclass(hint, Config)
-                value = hint.from_dict(value)
+            kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, Config)]
+            if isinstance(value, Mapping) and kinds:  # a part, which may be optional
+                value = kinds[0].from_dict(value)
             elif isinstance(value, list) and get_origin(hint) is tuple:
                 value = tuple(value)
             setattr(self, item.name, value)
