@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -217,7 +218,7 @@ def _read_sharded(folder: Path) -> Checkpoint:
                 tensors[key.fqn][place] = value
                 missing[key.fqn] -= value.numel()
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{source} can't be read, it may be damaged: {error}") from error
+        raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
     if incomplete := [name for name, size in missing.items() if size]:
         raise ValueError(f"{source} is incomplete: parts are missing of {_first(incomplete)}")
     if isinstance(content, dict):
@@ -306,8 +307,23 @@ def read_pickle(file: Path | BinaryIO, source: str) -> Any:
         raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
     except FileNotFoundError:  # a shard that the index names
         raise
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (*UNPICKLING_ERRORS, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
+
+
+# What unpicklers raise, beside `pickle.UnpicklingError`, where a file is damaged.
+UNPICKLING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def _strip_prefix(state_dict: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
