@@ -260,3 +260,53 @@ TASKS: dict[str, Task] = {
         logs="multimodal_autoencoder",
     ),
 }
+
+_FOREIGN = "perceiver.model.foreign"
+
+# Models of other libraries whose weights `perceiver convert foreign` reads. They have no training of their own.
+FOREIGN: dict[str, Model] = {
+    "lucidrains-perceiver": Model(
+        package=_FOREIGN,
+        title="Perceiver of perceiver-pytorch",
+        model="LucidrainsPerceiver",
+        huggingface="LucidrainsPerceiverModel",
+        model_type="lucidrains-perceiver",
+    ),
+    "lucidrains-perceiver-io": Model(
+        package=_FOREIGN,
+        title="Perceiver IO of perceiver-pytorch",
+        model="LucidrainsPerceiverIO",
+        huggingface="LucidrainsPerceiverIOModel",
+        model_type="lucidrains-perceiver-io",
+    ),
+    "lucidrains-perceiver-lm": Model(
+        package=_FOREIGN,
+        title="language model of perceiver-pytorch",
+        model="LucidrainsPerceiverLM",
+        huggingface="LucidrainsPerceiverLMForMaskedLM",
+        model_type="lucidrains-perceiver-lm",
+        auto_class="AutoModelForMaskedLM",
+        pipeline="fill-mask",
+        processor="tokenizer",
+    ),
+    "lucidrains-perceiver-ar": Model(
+        package=_FOREIGN,
+        title="Perceiver AR of perceiver-ar-pytorch",
+        model="LucidrainsPerceiverAR",
+        huggingface="LucidrainsPerceiverARForCausalLM",
+        model_type="lucidrains-perceiver-ar",
+        auto_class="AutoModelForCausalLM",
+        pipeline="text-generation",
+        processor="tokenizer",
+    ),
+    "google-perceiver-ar": Model(
+        package=_FOREIGN,
+        title="Perceiver AR of google-research/perceiver-ar",
+        model="GooglePerceiverAR",
+        huggingface="GooglePerceiverARForCausalLM",
+        model_type="google-perceiver-ar",
+        auto_class="AutoModelForCausalLM",
+        pipeline="text-generation",
+        processor="tokenizer",
+    ),
+}

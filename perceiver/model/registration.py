@@ -2,15 +2,15 @@
 
 from importlib.util import find_spec
 
-from perceiver.tasks import TASKS
+from perceiver.tasks import FOREIGN, TASKS
 
 
 def register(name: str) -> None:
-    """Registers the config of a task, and with it, as soon as one is made, the model.
+    """Registers the config of a task or a foreign model, and with it, as soon as one is made, the model.
 
     Modeling code of transformers takes seconds to import, so that it waits until it is needed.
     """
     if find_spec("transformers") is not None:
         from perceiver.model.huggingface.config import register_config
 
-        register_config(TASKS[name])
+        register_config(TASKS[name] if name in TASKS else FOREIGN[name])
