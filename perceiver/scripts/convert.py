@@ -6,6 +6,7 @@ A conversion writes a Hugging Face folder, and all its files or none.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import sys
@@ -43,7 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("save_dir", metavar="SAVE_DIR", help="folder to write")
         tasks = [name for name, task in TASKS.items() if task.official is not None or kind is checkpoint]
         kind.add_argument("--task", required=True, choices=tasks)
-    for kind in (parser, model, checkpoint):
+    foreign = kinds.add_parser("foreign", help="from a file of another library: docs/migration")
+    foreign.add_argument("source", metavar="SOURCE", help="path or URL of the file")
+    foreign.add_argument("save_dir", metavar="SAVE_DIR", help="folder to write")
+    foreign.add_argument("--processor", metavar="NAME", help="folder or id of a tokenizer or an image processor")
+    foreign.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="argument that the original was built with, if its parameters don't tell it, and it is no default",
+    )
+    export = kinds.add_parser("export", help="to the format of another library")
+    export.add_argument("source", metavar="SOURCE", help="folder of ours, or id on the Hugging Face Hub")
+    export.add_argument("save_dir", metavar="SAVE_DIR", help="folder to write")
+    export.add_argument("--to", required=True, choices=["transformers"], help="whose format")
+    for kind in (parser, model, checkpoint, foreign, export):
         kind.add_argument("--push-to-hub", action="store_true", help="upload what is written as well")
     parser.set_defaults(usage_error=parser.error)
 
@@ -55,6 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
     keywords: dict[str, Any] = {"push_to_hub": True} if arguments.push_to_hub else {}
     if arguments.all:
         return convert_all(arguments.output_dir, read_list(arguments), keywords)
+    if arguments.kind == "foreign":
+        given = dict(argument_of(text, arguments.usage_error) for text in arguments.set)
+        keywords |= {"processor": arguments.processor, "arguments": given}
+        return called("convert_foreign", arguments.source, arguments.save_dir, keywords)
+    if arguments.kind == "export":
+        return called("export_transformers", arguments.source, arguments.save_dir, keywords)
     if arguments.kind == "model":
         return convert("model", arguments.task, arguments.source, arguments.save_dir, keywords)
     given = processor_of_run(arguments.task, arguments.source) | {k: v for k, v in vars(arguments).items() if v}
@@ -100,6 +122,28 @@ def convert(kind: str, task: str, source: str, save_dir: str | Path, keywords: M
         return 1
     print(f"wrote {save_dir}")
     return 0
+
+
+def called(function: str, source: str, save_dir: str, keywords: Mapping[str, Any]) -> int:
+    """Calls a function of `perceiver.model.foreign`, and says what came of it. Returns the exit code."""
+    try:
+        result = getattr(importlib.import_module("perceiver.model.foreign"), function)(save_dir, source, **keywords)
+    except (OSError, ValueError) as error:
+        print(f"perceiver: error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {save_dir}" if result is None else f"wrote {save_dir}; {result}")
+    return 0
+
+
+def argument_of(text: str, usage_error: Any) -> tuple[str, Any]:
+    """`NAME=VALUE`, a number, True, False, None, a list or a text; wrong usage if there is no `=`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        usage_error(f"--set {text} must be NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def read_list(arguments: argparse.Namespace) -> list[tuple[str, str, str, dict[str, Any]]]:

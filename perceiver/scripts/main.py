@@ -5,6 +5,8 @@
     perceiver convert model --task mlm SOURCE SAVE_DIR           official weights in transformers' format -> a folder
     perceiver convert checkpoint --task mlm CKPT SAVE_DIR --tokenizer NAME      Lightning checkpoint -> a folder
     (--image-processor NAME for image classifiers; optical flow, symbolic audio and multimodal models need neither)
+    perceiver convert foreign SOURCE SAVE_DIR                    file of another library -> a folder
+    perceiver convert export --to transformers SOURCE SAVE_DIR   a folder -> transformers' own Perceiver
     perceiver convert --all --output_dir DIR                     all official models, and those of --checkpoints FILE
     perceiver env                                                versions and devices, for a report of an error
 

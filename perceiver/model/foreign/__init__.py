@@ -43,6 +43,11 @@ if TYPE_CHECKING:
         LucidrainsPerceiverModel as LucidrainsPerceiverModel,
         LucidrainsPerceiverModelConfig as LucidrainsPerceiverModelConfig,
     )
+    from perceiver.model.foreign.huggingface.convert import (
+        Comparison as Comparison,
+        convert_foreign as convert_foreign,
+    )
+    from perceiver.model.foreign.huggingface.export import export_transformers as export_transformers
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
 for name in FOREIGN:
