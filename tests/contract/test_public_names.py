@@ -42,9 +42,9 @@ def is_module(name: str) -> bool:
 
 
 PUBLIC = listed()
-PACKAGES = [task.package for task in TASKS.values()]
+PACKAGES = [*(task.package for task in TASKS.values()), "perceiver.model.foreign"]
 PACKAGES += [f"perceiver.data.{domain}" for domain in ("audio", "multimodal", "text", "vision")]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 @pytest.mark.parametrize("module", PUBLIC)
