@@ -118,7 +118,7 @@ class PerceiverBackendConfig(PreTrainedConfig):
         for name, value in values.items():
             setattr(self, name, value)
         assert self.model_config is not None
-        decoder = self.model_config.get("decoder", {})
+        decoder = self.model_config.get("decoder") or {}  # models of others may have none
         if "num_classes" in decoder:
             if kwargs.get("num_labels") is not None:
                 decoder["num_classes"] = kwargs["num_labels"]
