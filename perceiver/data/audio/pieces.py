@@ -27,6 +27,7 @@ from pretty_midi import PrettyMIDI
 from torch import Tensor
 from tqdm import tqdm
 
+from perceiver.data.cache import read_offsets
 from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
 from perceiver.processing.midi import DAMAGED, NOTE_OFF, PAD, TIME_SHIFT, Ids, change_tempo, encode_midi, transpose
@@ -133,10 +134,8 @@ class PieceWindows(CachedExamples[Batch]):
     windows: Windows
 
     def __post_init__(self) -> None:
-        self.tokens, self.offsets, windows = self.array("tokens"), self.array("offsets"), self.windows
-        size, expected = len(self.tokens), self.offsets[-1]
-        if size != expected:
-            raise ValueError(f"{self.directory} is damaged, delete it: {size} tokens of {self.split!r}, not {expected}")
+        self.tokens, windows = self.array("tokens"), self.windows
+        self.offsets = read_offsets(self.directory, f"{self.split}.offsets", len(self.tokens))
         # Random windows can all be whole, but for those of pieces that are shorter than one.
         num_labels = np.diff(self.offsets) - 1
         rounded = num_labels // windows.max_seq_len if windows.random else -(-num_labels // windows.max_seq_len)

@@ -21,6 +21,7 @@ needs no new preprocessing. All arrays are memory-mapped.
 """
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from perceiver.data.cache import read_json, read_offsets
 from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
 from perceiver.data.text.encoders import Splits, TextEncoder, WordEncoder
@@ -109,7 +111,12 @@ class TextExamples(CachedExamples[dict[str, Any]]):
     @property
     def num_bytes(self) -> int:
         """UTF-8 bytes of the raw text."""
-        return int(json.loads((self.directory / "num_bytes.json").read_text())[self.split])
+        counted = read_json(self.directory, "num_bytes.json", dict).get(self.split)
+        if not isinstance(counted, int) or counted < 0:
+            raise ValueError(
+                f"{self.directory} is damaged, delete it: num_bytes.json has {counted!r} for {self.split!r}"
+            )
+        return counted
 
     def repeated(self, example: dict[str, Any]) -> dict[str, Any]:
         return {**example, "repeated": True}  # for the collator, which may make the labels
@@ -194,7 +201,11 @@ class Labelled(TextExamples):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.offsets, self.labels = self.array("offsets"), self.array("labels")
+        self.offsets = read_offsets(self.directory, f"{self.split}.offsets", len(self.tokens))
+        self.labels = self.array("labels")
+        if len(self.labels) != (expected := self._num_labels()):
+            found = f"{len(self.labels)} labels of {self.split!r}, not {expected}"
+            raise ValueError(f"{self.directory} is damaged, delete it: {found}")
         self.prefix, self.suffix = (np.array(ids, np.int64) for ids in self.special_ids)
         num_special = len(self.prefix) + len(self.suffix)
         self.room = self.max_seq_len - num_special
@@ -203,12 +214,19 @@ class Labelled(TextExamples):
                 f"max_seq_len={self.max_seq_len} leaves no room for text beside {num_special} special tokens"
             )
 
+    @abstractmethod
+    def _num_labels(self) -> int:
+        """How many there must be."""
+
     def _input_ids(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         return np.concatenate([self.prefix, self.tokens[start:stop].astype(np.int64), self.suffix])
 
 
 class LabelledDocuments(Labelled):
     """One document per example, cut on the right: `input_ids` (n,) int64 and `label`, an int."""
+
+    def _num_labels(self) -> int:
+        return len(self.offsets) - 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -224,6 +242,9 @@ class LabelledWords(Labelled):
     Labels are -100, and word ids -1, at special tokens and at whitespace between words. A sentence that is too long
     becomes several examples, cut between words; a word that is too long for any is cut itself. No word is left out.
     """
+
+    def _num_labels(self) -> int:
+        return len(self.tokens)
 
     @cached_property
     def spans(self) -> npt.NDArray[np.int64]:
@@ -241,10 +262,12 @@ class LabelledWords(Labelled):
         begins = marks == START
         begins[:-1] |= before_word
         begins[1:] &= ~before_word
-        candidates = [*(np.flatnonzero(begins) + start).tolist(), stop]
+        candidates = np.concatenate([[start], np.flatnonzero(begins) + start, [stop]])
         spans, first = [], start
         while first < stop:
-            last = max((c for c in candidates if first < c <= first + self.room), default=first + self.room)
+            last = int(candidates[np.searchsorted(candidates, first + self.room, side="right") - 1])
+            if last <= first:  # within a word
+                last = first + self.room
             spans.append((first, last))
             first = last
         return np.array(spans, np.int64)

@@ -286,7 +286,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, error, monkeypatch):
     monkeypatch.undo()
     write(tmp_path / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
-    names = {"key.json", "num_bytes.json", "train.tokens.npy", "train.marks.npy"}
+    names = {"checksums.json", "key.json", "num_bytes.json", "train.tokens.npy", "train.marks.npy"}
     assert {path.name for path in (tmp_path / "c").iterdir()} == names
 
 

@@ -171,13 +171,13 @@ def _accepts(module: type[TextDataModule], task: Task) -> bool:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("key.json", "{}", "was made with format_version=None, not 4: delete it"),
-        ("key.json", '{"format_version": 2}', "was made with format_version=2, not 4: delete it"),
+        ("key.json", "{}", "was made with format_version=None, not 5: delete it"),
+        ("key.json", '{"format_version": 2}', "was made with format_version=2, not 5: delete it"),
         ("key.json", "[]", "is no cache of this version, delete it: key.json holds"),
         ("key.json", "{", "is no cache of this version, delete it: "),
-        ("train.tokens.npy", "", "is damaged, delete it: "),
-        ("train.marks.npy", None, "is damaged, delete it: .*No such file"),
-        ("valid.labels.npy", None, "is damaged, delete it: .*No such file"),
+        ("train.tokens.npy", "", "is damaged, delete it: train.tokens.npy is not what was written"),
+        ("train.marks.npy", None, "is damaged, delete it: train.marks.npy is not what was written"),
+        ("valid.labels.npy", None, "is damaged, delete it: valid.labels.npy is not what was written"),
     ],
 )
 def test_a_cache_that_another_version_wrote_or_that_is_damaged(tmp_path, options, file, content, message):

@@ -17,6 +17,7 @@ from perceiver.data.text.words import (
     TokenClassificationDataModule,
     word_scores,
 )
+from perceiver.processing.tokenization import INSIDE, SPECIAL, START
 
 BYTES = PerceiverTokenizer()
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -275,3 +276,29 @@ def test_long_sentences_are_cut_between_words(tmp_path):
     texts = [BYTES.decode(examples[i]["input_ids"]) for i in range(len(examples))]
     assert texts[:3] == ["aaa bbb ccc", " ddd eee", " fff ggg"]
     assert texts[3:] == [" " + "y" * 10, "y" * 11, "y" * 9 + " z", "end"]
+
+
+def test_a_file_that_is_one_sentence(tmp_path):
+    """Without blank lines all of it is: cutting takes time in proportion to it, not to its square."""
+    ids = np.tile(np.array([6, 7, 38], np.uint16), 400_000)
+    marks = np.tile(np.array([START, INSIDE, SPECIAL], np.int8), 400_000)
+    labels = np.zeros(len(ids), np.int64)
+    arrays = {"tokens": ids, "marks": marks, "labels": labels, "offsets": np.array([0, len(ids)])}
+    examples = save(tmp_path, arrays, 11)  # three words and their spaces, and no part of a fourth
+    assert len(examples) == 400_000 // 3 + 1
+    lengths = np.diff(examples.spans, axis=1).ravel()
+    assert lengths.sum() == len(ids) and set(lengths[1:-1].tolist()) == {9}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("labels", [0] * 4, "4 labels of 'train', not 5"),
+        ("offsets", [0, 6, 5], "train.offsets.npy must go from 0 to 5 and never decrease"),
+    ],
+)
+def test_labels_that_do_not_go_with_the_words(tmp_path, name, values, message):
+    arrays = encode(BYTES, [[("ab", 1)], [("cde", 2)]])
+    assert len(save(tmp_path, arrays, 11)) == 2
+    with pytest.raises(ValueError, match=f"is damaged, delete it: {message}"):
+        save(tmp_path, {**arrays, name: np.array(values)}, 11)
