@@ -204,6 +204,38 @@ def read_json(directory: Path, name: str, kind: type = object) -> Any:
     return found
 
 
+class ArrayFile:
+    """Writes an array `.npy` of a row of numbers one part after the other, however many there will be.
+
+    A full disk is an error here; where a file is reserved first and mapped, it would be a signal that ends the process.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike):
+        self.dtype, self.size = np.dtype(dtype), 0
+        self._file = path.open("wb")
+        self._start = self._head()
+
+    def write(self, part: npt.NDArray[Any]) -> None:
+        """Adds numbers (n,)."""
+        self._file.write(np.ascontiguousarray(part, self.dtype).data)
+        self.size += len(part)
+
+    def __enter__(self) -> "ArrayFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            if error[0] is None:
+                self._file.seek(0)
+                assert self._head() == self._start
+
+    def _head(self) -> int:
+        # numpy leaves room in it for any number of them
+        fields = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.size,)}
+        np.lib.format.write_array_header_1_0(self._file, fields)
+        return self._file.tell()
+
+
 def read_array(directory: Path, name: str) -> npt.NDArray[Any]:
     """Maps `<name>.npy` of the folder of a cache into memory: a row of integers.
 

@@ -2,16 +2,18 @@
 
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from perceiver.data.cache import FORMAT_VERSION, Cache, read_array, read_offsets
+from perceiver.data.cache import FORMAT_VERSION, ArrayFile, Cache, read_array, read_offsets
 from perceiver.data.claims import MACHINE
 
 
@@ -225,3 +227,45 @@ def test_a_full_disk(tmp_path):
     with pytest.raises(OSError, match=rf"{tmp_path} has no space left: what was begun there is deleted") as caught:
         cache(tmp_path, fill).prepare()
     assert caught.value.errno == errno.ENOSPC and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int8, np.int64])
+def test_arrays_are_written_part_by_part(tmp_path, dtype):
+    parts = [[], [1, 2, 3], [], [4] * 100_000]
+    with ArrayFile(tmp_path / "a.npy", dtype) as file:
+        for part in parts:
+            file.write(np.array(part, np.int64))
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == dtype and found.tolist() == sum(parts, [])
+    with pytest.raises(KeyError), ArrayFile(tmp_path / "b.npy", dtype) as file:
+        file.write(np.ones(3))
+        raise KeyError
+    assert len(np.load(tmp_path / "b.npy")) == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk):
+    """It used to be SIGBUS, and no message."""
+
+    def fill(work: Path, result: Path) -> None:
+        with ArrayFile(result / "a.npy", np.int64) as file:
+            for _ in range(100):
+                file.write(np.ones(1000))
+
+    with pytest.raises(OSError, match="has no space left: what was begun there is deleted"):
+        cache(small_disk, fill).prepare()
+    assert names(small_disk) == []
+    cache(small_disk).prepare()

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +26,10 @@ from pretty_midi import PrettyMIDI
 from torch import Tensor
 from tqdm import tqdm
 
-from perceiver.data.cache import read_offsets
+from perceiver.data.cache import ArrayFile, read_offsets
 from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
+from perceiver.data.workers import map_ordered
 from perceiver.processing.midi import DAMAGED, NOTE_OFF, PAD, TIME_SHIFT, Ids, change_tempo, encode_midi, transpose
 
 LOWEST, HIGHEST = 21, 108  # pitches of a piano
@@ -60,30 +60,26 @@ def write_pieces(
     skipped: dict[str, str] = {}
     for split, sources in splits.items():
         lengths = [0]
-        with (work / "tokens").open("wb") as tokens:  # bytes first: how many there are is known at the end
+        with ArrayFile(result / f"{split}.tokens.npy", np.uint16) as tokens:
             for source, ids in zip(sources, _encoded(split, sources, read, num_workers), strict=True):
                 if isinstance(ids, str):
                     name = str(source).removeprefix(f"{work}{os.sep}")
                     logger.warning("skipped %s: %s", name, ids)
                     skipped[name] = ids
                 else:
-                    tokens.write(ids.tobytes())
+                    tokens.write(ids)
                     lengths.append(len(ids))
         if len(lengths) == 1:
             raise ValueError(f"split {split!r} has no piece that can be read, of {len(sources)}")
-        np.save(result / f"{split}.tokens.npy", np.memmap(work / "tokens", np.uint16, mode="r"))
-        np.save(result / f"{split}.offsets.npy", np.cumsum(lengths, dtype=np.int64))
+        with ArrayFile(result / f"{split}.offsets.npy", np.int64) as offsets:
+            offsets.write(np.cumsum(lengths))
     (result / "skipped.json").write_text(json.dumps(skipped, indent=1))
 
 
 def _encoded(split: str, sources: Sequence[Any], read: Callable[[Any], PrettyMIDI], num_workers: int) -> Iterator[Any]:
     """Token ids of the pieces, uint16, or why there are none; in the order of `sources`."""
-    encode, progress = partial(_encode, read), partial(tqdm, desc=f"Encoding {split}", total=len(sources), unit="piece")
-    if num_workers == 1:
-        yield from progress(map(encode, sources))
-        return
-    with ProcessPoolExecutor(num_workers) as pool:
-        yield from progress(pool.map(encode, sources, chunksize=8))
+    encoded = map_ordered(partial(_encode, read), sources, num_workers)
+    yield from tqdm(encoded, desc=f"Encoding {split}", total=len(sources), unit="piece")
 
 
 def _encode(read: Callable[[Any], PrettyMIDI], source: Any) -> Any:

@@ -248,4 +248,4 @@ class TextDataModule(DataModule):
         encode = TextEncoder(self.tokenizer, splits, self.add_special_tokens, self.add_eos_token)
         if self.task is Task.clf:
             encode = DocumentEncoder(self.tokenizer, splits, self.given_label_names)
-        write_corpus(work, result, splits, encode, self.preproc_batch_size, self.preproc_workers)
+        write_corpus(result, splits, encode, self.preproc_batch_size, self.preproc_workers)

@@ -23,30 +23,33 @@ needs no new preprocessing. All arrays are memory-mapped.
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
-from perceiver.data.cache import read_json, read_offsets
+from perceiver.data.cache import ArrayFile, read_json, read_offsets
 from perceiver.data.examples import IGNORE, CachedExamples
 from perceiver.data.streams import WINDOWS, stream
 from perceiver.data.text.encoders import Splits, TextEncoder, WordEncoder
+from perceiver.data.workers import map_ordered
 from perceiver.processing.tokenization import SPECIAL, START, word_ids
 
 
 def write_corpus(
-    work: Path, result: Path, splits: Splits, encode: TextEncoder | WordEncoder, batch_size: int, num_workers: int
+    result: Path, splits: Splits, encode: TextEncoder | WordEncoder, batch_size: int, num_workers: int
 ) -> None:
     """Tokenises all splits.
 
     Args:
-        work: folder for intermediate files.
         result: folder for the corpus.
         splits: raw splits.
         encode: tokenises a batch of documents.
@@ -60,40 +63,56 @@ def write_corpus(
     for split, documents in splits.items():
         if len(documents) == 0:
             raise ValueError(f"split {split!r} is empty: it must have at least 1 document")
-        columns = documents.with_format("arrow").map(
-            encode,
-            batched=True,
-            batch_size=batch_size,
-            num_proc=min(num_workers, len(documents)) if num_workers > 1 else None,
-            remove_columns=documents.column_names,
-            cache_file_name=str(work / f"{split}-tokenized.arrow"),
-            load_from_cache_file=False,
-            new_fingerprint=split,  # hashing the tokenizer would buy nothing: these files are deleted
-            desc=f"Tokenizing {split}",
-        )
-        marks = columns.data.column("marks")
-        if not any((chunk.flatten().to_numpy() == START).any() for chunk in marks.chunks):
-            raise ValueError(f"split {split!r} has {len(documents)} documents but no text in them")
-        for column, dtype in encode.dtypes.items():
-            _write_flat(result / f"{split}.{column}.npy", columns.data.column(column), dtype)
-        if encode.label_names is not None:
-            lengths = [pc.list_value_length(chunk).to_numpy() for chunk in marks.chunks]
-            np.save(result / f"{split}.offsets.npy", np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64))
-        num_bytes[split] = pc.sum(columns.data.column("num_bytes")).as_py()
+        num_bytes[split] = _write_split(result, split, documents, encode, batch_size, num_workers)
     (result / "num_bytes.json").write_text(json.dumps(num_bytes))
     if encode.label_names is not None:
         (result / "label_names.json").write_text(json.dumps(encode.label_names))
 
 
-def _write_flat(path: Path, column: pa.ChunkedArray, dtype: type[np.generic]) -> None:
-    """Writes the values of a column, or of its lists one after the other, chunk by chunk (bounded memory)."""
-    # flatten: zero-copy views of a memory-mapped file
-    parts = [chunk.flatten() if isinstance(chunk, pa.ListArray) else chunk for chunk in column.chunks]
-    flat = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(sum(len(part) for part in parts),))
-    position = 0
-    for part in parts:
-        flat[position : position + len(part)] = part.to_numpy()
-        position += len(part)
+def _write_split(
+    result: Path,
+    split: str,
+    documents: datasets.Dataset,
+    encode: TextEncoder | WordEncoder,
+    batch_size: int,
+    num_workers: int,
+) -> int:
+    """Tokenises a split; returns the UTF-8 bytes of its raw text."""
+    names = [*encode.dtypes, *([] if encode.label_names is None else ["offsets"])]
+    dtypes = {**encode.dtypes, "offsets": np.int64}
+    num_bytes, num_tokens, has_text = 0, 0, False
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(ArrayFile(result / f"{split}.{name}.npy", dtypes[name])) for name in names}
+        progress = stack.enter_context(tqdm(desc=f"Tokenizing {split}", total=len(documents), unit=" examples"))
+        if "offsets" in files:
+            files["offsets"].write(np.zeros(1))
+        starts = range(0, len(documents), batch_size)
+        rows = partial(_encoded_rows, documents.with_format("arrow"), encode, batch_size)
+        for batch in map_ordered(rows, starts, min(num_workers, len(starts))):
+            for name in encode.dtypes:
+                files[name].write(_flat(batch.column(name)))
+            if "offsets" in files:
+                ends = num_tokens + np.cumsum(pc.list_value_length(batch.column("marks")).to_numpy(), dtype=np.int64)
+                files["offsets"].write(ends)
+            marks = _flat(batch.column("marks"))
+            num_tokens, has_text = num_tokens + len(marks), has_text or bool((marks == START).any())
+            num_bytes += pc.sum(batch.column("num_bytes")).as_py()
+            progress.update(len(batch))
+    if not has_text:
+        raise ValueError(f"split {split!r} has {len(documents)} documents but no text in them")
+    return num_bytes
+
+
+def _encoded_rows(
+    documents: datasets.Dataset, encode: TextEncoder | WordEncoder, batch_size: int, start: int
+) -> pa.Table:
+    return encode(documents[start : start + batch_size])
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """The values of a column, or of its lists one after the other."""
+    values = column.combine_chunks()
+    return (values.flatten() if isinstance(values, pa.ListArray) else values).to_numpy()
 
 
 @dataclass(eq=False)

@@ -100,7 +100,7 @@ class WordLabelsDataModule(DataModule):
         self.collate_function(training=True)  # an unfit tokenizer is an error now, not after preprocessing
         splits = self.raw_data.load(work)
         encode = WordEncoder(self.tokenizer, splits, self.given_label_names)
-        write_corpus(work, result, splits, encode, self.preproc_batch_size, self.preproc_workers)
+        write_corpus(result, splits, encode, self.preproc_batch_size, self.preproc_workers)
 
 
 class TokenClassificationDataModule(WordLabelsDataModule):

@@ -219,7 +219,7 @@ def test_damage_and_wrong_indices(directory, tmp_path):
         data.piece(4)
     write(tmp_path / "cache", train=[5])
     np.save(tmp_path / "cache" / "train.tokens.npy", np.zeros(3, np.uint16))
-    with pytest.raises(ValueError, match="cache is damaged, delete it: train.offsets.npy must go from 0 to 3"):
+    with pytest.raises(ValueError, match=r"cache is damaged, delete it: train.offsets.npy must go from 0 to 3"):
         examples(tmp_path / "cache", 30)
     (tmp_path / "cache" / "train.tokens.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="cache is damaged, delete it"):

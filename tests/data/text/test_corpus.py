@@ -30,7 +30,7 @@ def write(
     splits, sizes = {"train": data}, {"batch_size": batch_size, "num_workers": num_workers}
 
     def fill(work: Path, result: Path) -> None:
-        write_corpus(work, result, splits, TextEncoder(tokenizer, splits, add_special_tokens), **sizes)
+        write_corpus(result, splits, TextEncoder(tokenizer, splits, add_special_tokens), **sizes)
 
     NamedCache(directory, fill).prepare()
 
@@ -279,7 +279,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, error, monkeypatch):
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("perceiver.data.text.corpus._write_flat", fail)
+    monkeypatch.setattr("perceiver.data.text.corpus._flat", fail)
     with pytest.raises(error):
         write(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
