@@ -21,7 +21,7 @@ class MidiFiles:
     Args:
         source: folder, zip archive, or URL of a zip archive.
         sha256: checksum of what a URL gives; None leaves it unchecked. A local file is not checked.
-        dataset_dir: what a URL gives is in its folder `downloads`.
+        dataset_dir: what a URL gives is in its folder `downloads`, in a folder for each URL.
         split: returns the MIDI files of a folder by split.
         settings: further arguments of `split`.
     """
@@ -49,7 +49,8 @@ class MidiFiles:
     def load(self, work_dir: Path) -> Mapping[str, Sequence[Path]]:
         path = Path(self.source)
         if "://" in self.source:
-            path = Path(self.dataset_dir) / "downloads" / self.source.rsplit("/", 1)[1]
+            address, name = hashlib.sha256(self.source.encode()).hexdigest()[:16], self.source.rsplit("/", 1)[1]
+            path = Path(self.dataset_dir) / "downloads" / address / (name[:100] or "archive")
             download(self.source, path, self.sha256)
         if not path.is_dir():
             try:

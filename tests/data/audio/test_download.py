@@ -1,10 +1,12 @@
 """Downloads from a server on this machine, which may stop in the middle or not know about ranges."""
 
+import errno
 import hashlib
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,14 @@ import pytest
 
 from perceiver.data.audio import download as download_module
 from perceiver.data.audio.download import download
+from perceiver.data.claims import MACHINE, Claim
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
+PART = f"data.zip.{MACHINE}-x.part"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(HTTPServer):
+class Server(ThreadingHTTPServer):
     """Serves `CONTENT` as /data.zip.
 
     Attributes:
@@ -98,7 +102,8 @@ def test_go_on_where_it_stopped(server, tmp_path, ranges):
         OSError, match=r"after 100,000 of 300,000 bytes. Another try goes on at 100,000 bytes; or .* as `s"
     ):
         download(server.url, path, SHA256)
-    assert names(tmp_path) == ["data.zip.part"]
+    (part,) = names(tmp_path)
+    assert part.startswith(f"data.zip.{MACHINE}-") and part.endswith(".part")
     server.stop_after = len(CONTENT)
     download(server.url, path, SHA256)
     assert path.read_bytes() == CONTENT
@@ -108,18 +113,18 @@ def test_go_on_where_it_stopped(server, tmp_path, ranges):
 
 def test_stopped_before_the_check(server, tmp_path):
     """All bytes are there: nothing is left to ask for."""
-    (tmp_path / "data.zip.part").write_bytes(CONTENT)
+    (tmp_path / PART).write_bytes(CONTENT)
     download(server.url, tmp_path / "data.zip", SHA256)
     assert names(tmp_path) == ["data.zip"]
 
 
 def test_a_part_of_something_else(server, tmp_path):
-    (tmp_path / "data.zip.part").write_bytes(CONTENT + b"more")
+    (tmp_path / PART).write_bytes(CONTENT + b"more")
     with pytest.raises(
         OSError, match=r"what was there of it does not fit and is deleted. Another try goes on at 0 bytes"
     ):
         download(server.url, tmp_path / "data.zip", SHA256)
-    (tmp_path / "data.zip.part").write_bytes(b"x" * 1000)
+    (tmp_path / PART).write_bytes(b"x" * 1000)
     with pytest.raises(ValueError, match=f"has the SHA-256 checksum .*, not {SHA256}: what was downloaded is deleted"):
         download(server.url, tmp_path / "data.zip", SHA256)
     assert names(tmp_path) == []
@@ -140,4 +145,48 @@ def test_failures(server, tmp_path):
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/x"
         with pytest.raises(OSError, match=rf"cannot download {url}: .*refused"):
             download(url, tmp_path / "data.zip")
+    assert names(tmp_path) == []
+
+
+def test_what_is_there_is_checked(server, tmp_path, caplog):
+    path = tmp_path / "data.zip"
+    path.write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"has the SHA-256 checksum .*, not 12: what was downloaded is deleted"):
+        download(server.url, path, "12")
+    assert path.read_bytes() == b"other"
+    download(server.url, path, SHA256)
+    assert path.read_bytes() == CONTENT and len(server.requested) == 2
+    assert "data.zip has the SHA-256 checksum" in caplog.text and "it is downloaded again" in caplog.text
+
+
+def test_nobody_writes_to_the_part_of_another(server, tmp_path):
+    """A part that a process works on stays; of what was left behind, the longest goes on."""
+    (tmp_path / "data.zip.elsewhere-x.part").write_bytes(CONTENT[:7])
+    for name, length in {"a": 100, "b": 3000, "c": 200, "d": 5000}.items():
+        (tmp_path / f"data.zip.{MACHINE}-{name}.part").write_bytes(CONTENT[:length])
+    in_use = Claim(tmp_path / f"data.zip.{MACHINE}-d.part")
+    download(server.url, tmp_path / "data.zip", SHA256)
+    assert server.requested == ["bytes=3000-"]
+    assert set(names(tmp_path)) == {"data.zip", f"data.zip.{MACHINE}-d.part", "data.zip.elsewhere-x.part"}
+    assert (tmp_path / f"data.zip.{MACHINE}-d.part").read_bytes() == CONTENT[:5000]
+    in_use.release()
+
+
+def test_two_at_once(server, tmp_path):
+    """Each has a file of its own."""
+    path = tmp_path / "data.zip"
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(download, server.url, path, SHA256) for _ in range(8)]:
+            done.result()
+    assert path.read_bytes() == CONTENT and names(tmp_path) == ["data.zip"]
+
+
+def test_without_locks_nothing_is_left(server, tmp_path, monkeypatch):
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    server.stop_after = 100_000
+    with pytest.raises(OSError, match="the connection ended after 100,000 of 300,000 bytes"):
+        download(server.url, tmp_path / "data.zip", SHA256)
     assert names(tmp_path) == []

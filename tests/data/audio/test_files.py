@@ -1,5 +1,6 @@
 """Data modules over MIDI files: folders, archives, splits, and files that can't be used."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -66,15 +67,37 @@ def test_url(tmp_path, midi_folder, monkeypatch):
 
     def download(url: str, path: Path, sha256: str | None) -> None:
         calls.append((url, path, sha256))
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)
         shutil.copy(archive, path)
 
     monkeypatch.setattr(files_module, "download", download)
     url = "https://a.b/c/d.zip"
+    place = tmp_path / "cache" / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / "d.zip"
     data = prepared(LocalMidiDataModule(str(tmp_path / "cache"), source=url, sha256="12", **OPTIONS))
     assert all_pieces(data) == expected(midi_folder)
-    assert calls == [(url, tmp_path / "cache" / "downloads" / "d.zip", "12")]
+    assert calls == [(url, place, "12")]
     assert data.raw_data.identity() == {"source": url, "sha256": "12", "valid_fraction": 0.05}
+
+
+def test_urls_with_the_same_file_name(tmp_path, midi_folder, monkeypatch):
+    """Each has its own music."""
+    shutil.copytree(midi_folder / "more", tmp_path / "half")
+    archives = {
+        f"https://a.b/{name}/d.zip": shutil.make_archive(str(tmp_path / f"{name}-archive"), "zip", tmp_path / name)
+        for name in ("midi", "half")
+    }
+
+    def download(url: str, path: Path, sha256: str | None) -> None:
+        if not path.exists():
+            path.parent.mkdir(parents=True)
+            shutil.copy(archives[url], path)
+
+    monkeypatch.setattr(files_module, "download", download)
+    pieces = [
+        len(all_pieces(prepared(LocalMidiDataModule(str(tmp_path / "cache"), source=url, **OPTIONS))))
+        for url in archives
+    ]
+    assert pieces == [8, 4]
 
 
 def test_folders_for_splits(tmp_path, midi_folder):
