@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 OUTSIDE = "O"  # the label of words in no entity
 STRINGS = ("string", "large_string")
+MAX_CLASSES = 1_000_000  # of numbers without names
 
 
 def find_label_names(
@@ -18,11 +19,12 @@ def find_label_names(
     """Names of the labels 0, 1, ... of a column of labels, or of `lists` of labels.
 
     They are `given`, or the names that the data set itself has, or for numbers "0", "1", ... up to the largest in the
-    training split, or for strings those of the training split, sorted, but "O" first.
+    training split, or for truth values "false" and "true", or for strings those of the training split, sorted, but "O"
+    first.
 
     Raises:
-        ValueError: if a split has no such column or it holds neither integers nor strings, or if `given` has a name
-            twice.
+        ValueError: if a split has no such column or it holds neither integers nor strings, if `given` has a name twice,
+            or if a number is so large that the column cannot be one of classes.
     """
     for split, documents in splits.items():
         kind = _label_feature(split, documents, column, lists).dtype
@@ -42,7 +44,15 @@ def find_label_names(
     values.discard(None)
     if feature.dtype in STRINGS:
         return sorted(values, key=lambda name: (name != OUTSIDE, name))
-    return [str(number) for number in range(int(max(values, default=-1)) + 1)]
+    if feature.dtype == "bool":
+        return ["false", "true"]
+    largest = int(max(values, default=-1))
+    if largest >= MAX_CLASSES:
+        raise ValueError(
+            f"column {column!r} has the number {largest}: classes count from 0, and may be {MAX_CLASSES:,} at most. "
+            "Is it the column of labels? If so, give the names of all classes"
+        )
+    return [str(number) for number in range(largest + 1)]
 
 
 def label_numbers(labels: pa.Array, column: str, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -10,7 +10,7 @@ VALUES = {
     "numbers": ([2, 0, 2], ["0", "1", "2"]),
     "names": (["b", "O", "a"], ["O", "a", "b"]),
     "missing": ([None, "b", "a"], ["a", "b"]),
-    "truth": ([True, False, True], ["0", "1"]),
+    "truth": ([True, False, True], ["false", "true"]),
 }
 
 
@@ -61,3 +61,15 @@ def test_numbers():
     ):
         with pytest.raises(ValueError, match=message):
             label_numbers(pa.array(labels), "y", names)
+
+
+def test_the_number_of_classes_has_a_limit():
+    """A wrong column would be as many names as its largest number."""
+    splits = {"train": datasets.Dataset.from_dict({"y": [0, 10**12]})}
+    with pytest.raises(
+        ValueError, match=r"column 'y' has the number 1000000000000: classes count from 0, and may be 1,"
+    ):
+        find_label_names(splits, "y")
+    assert find_label_names(splits, "y", ["a", "b"]) == ["a", "b"]
+    splits = {"train": datasets.Dataset.from_dict({"y": [999_999]})}
+    assert len(find_label_names(splits, "y")) == 1_000_000

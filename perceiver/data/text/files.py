@@ -7,10 +7,13 @@
     .parquet
 
 but .parquet also compressed (.gz, .bz2, .xz, .zst). A name with "://" is remote, read through fsspec: `s3://...`,
-`https://...`. Memory is bounded by the longest line, not by the size of a file.
+`https://...`. A byte order mark of UTF-8 is left out. Memory is bounded by the longest line, not by the size of a file.
 """
 
 import io
+import lzma
+import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -20,8 +23,10 @@ from typing import Any
 
 import datasets
 import fsspec.asyn
+import fsspec.compression
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -36,6 +41,23 @@ from perceiver.data.text.encoders import TOKENS
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")  # what is looked for in folders
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 BLOCK_BYTES = 16 << 20
+MAX_LINE_BYTES = 1 << 28
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_DEPTH = 100  # of brackets in JSON: pyarrow recurses, and some thousands crash it
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
+INTEGER = r"^(0|-?[1-9][0-9]{0,17})?$"  # as one writes it, or nothing
+ZstdError = getattr(getattr(fsspec.compression, "zstd", None), "ZstdError", OSError)  # where it is installed
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    ZstdError,
+)
 STAMPS = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "created")  # as file systems call them
 
 
@@ -47,13 +69,15 @@ def file_system(name: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def open_rows(name: str) -> Any:
     """Opens a file for reading bytes, decompressed."""
     fs, path = file_system(name)
+    if Path(name).suffix.lower() == ".zst" and "zstd" not in fsspec.compression.compr:
+        raise ValueError("it needs zstandard: pip install zstandard")
     return fs.open(path, "rb", compression=None if suffix(name) == ".parquet" else "infer")
 
 
 def suffix(name: str) -> str:
     """Suffix of a file, without that of a compression."""
     path = Path(name)
-    return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
 
 
 def resolved(name: str) -> str:
@@ -77,10 +101,12 @@ class FileSplits:
     Args:
         patterns: see `find_files`; by split, None for one that there is not.
         columns: see `read_columns`.
+        max_line_bytes: see `read_columns`.
     """
 
     patterns: Mapping[str, Sequence[str] | str | None]
     columns: Mapping[str, str]
+    max_line_bytes: int = MAX_LINE_BYTES
 
     def files(self) -> dict[str, list[str]]:
         """Raises:
@@ -98,7 +124,21 @@ class FileSplits:
         return {"files": files, "columns": dict(self.columns)}
 
     def load(self, work_dir: Path) -> dict[str, datasets.Dataset]:
-        return {split: read_columns(files, self.columns, work_dir, split) for split, files in self.files().items()}
+        splits = self.files()
+        files = [file for found in splits.values() for file in found]
+        limit, numbers = self.max_line_bytes, self._csv_numbers(files)
+        return {
+            split: read_columns(found, self.columns, work_dir, split, max_line_bytes=limit, csv_numbers=numbers)
+            for split, found in splits.items()
+        }
+
+    def _csv_numbers(self, files: Sequence[str]) -> bool:
+        """Whether the labels of all CSV files are integers, written as one writes them: else "01" is no 1."""
+        label = list(self.columns.values())[-1]
+        tables = (table for file in files if suffix(file) == ".csv" for table in _read(file, self.columns))
+        return len(self.columns) > 1 and all(
+            pc.all(pc.match_substring_regex(t[label], INTEGER)).as_py() for t in tables
+        )
 
 
 def file_source(files: FileSplits, valid_fraction: float, *, scattered: bool) -> Source:
@@ -125,7 +165,7 @@ def find_files(patterns: Sequence[str] | str) -> list[str]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
             found = _found(pattern)
-        except (OSError, ImportError, ValueError) as error:
+        except (*UNREADABLE, ImportError) as error:
             raise ValueError(f"cannot read {pattern}: {error}") from error
         if not found:
             suffixes = ", ".join(SUFFIXES)
@@ -135,7 +175,7 @@ def find_files(patterns: Sequence[str] | str) -> list[str]:
     for file in files.values():
         try:
             open_rows(file).close()
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"cannot read {file}: {error}") from error
     return list(files.values())
 
@@ -160,7 +200,15 @@ def forget_connections() -> None:
     fsspec.asyn.reset_lock()
 
 
-def read_columns(files: Sequence[str], columns: Mapping[str, str], work_dir: Path, name: str) -> datasets.Dataset:
+def read_columns(
+    files: Sequence[str],
+    columns: Mapping[str, str],
+    work_dir: Path,
+    name: str,
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    csv_numbers: bool = False,
+) -> datasets.Dataset:
     """The rows of files as a data set on disk.
 
     Args:
@@ -169,12 +217,14 @@ def read_columns(files: Sequence[str], columns: Mapping[str, str], work_dir: Pat
             "text" only. The first one holds strings, or lists of them if it is called "tokens" in the result.
         work_dir: existing folder for the data.
         name: of the data in this folder.
+        max_line_bytes: length that a line may have, decompressed, but in CSV.
+        csv_numbers: whether the second column of CSV files holds integers; otherwise it is text.
 
     Raises:
         ValueError: if a file cannot be read, lacks a column or has another type of column than the files before it, or
             if there are no rows.
     """
-    tables = ((file, table) for file in files for table in _read(file, columns))
+    tables = ((file, table) for file in files for table in _read(file, columns, max_line_bytes, csv_numbers))
     first = next(tables, None)
     if first is None:
         raise ValueError(f"{list(files)}: all files are empty")
@@ -191,19 +241,27 @@ def _types(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _read(file: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+def _read(
+    file: str, columns: Mapping[str, str], max_line_bytes: int = MAX_LINE_BYTES, csv_numbers: bool = False
+) -> Iterator[pa.Table]:
     kind, words = suffix(file), TOKENS in columns.values()
-    readers = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    reader = readers.get(kind, _conll_rows if words else _lines)
+    reader = _json_rows if kind in (".jsonl", ".json") else _conll_rows if words else _lines
     text = pa.list_(pa.large_string()) if words else pa.large_string()
     try:
         with open_rows(file) as stream:
-            for table in reader(stream, list(columns), text):
+            if kind == ".csv":
+                tables = _csv_rows(stream, list(columns), csv_numbers)
+            elif kind == ".parquet":
+                tables = _parquet_rows(stream, list(columns))
+            else:
+                whole_lines = blocks(stream, max_line_bytes)
+                tables = reader(whole_lines, list(columns), text)
+            for table in tables:
                 if missing := [name for name in columns if name not in table.column_names]:
                     raise ValueError(f"there is no column {missing}, only {table.column_names}")
                 if table.num_rows:
                     yield _large_strings(table.select(list(columns))).rename_columns(list(columns.values()))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (*UNREADABLE, pa.ArrowException) as error:
         raise ValueError(f"cannot read {file} as {kind or 'text'}: {error}") from error
 
 
@@ -219,19 +277,29 @@ def _large_strings(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(fields))
 
 
-def blocks(stream: Any) -> Iterator[bytes]:
+def blocks(stream: Any, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
     """Blocks of whole lines of UTF-8, about `BLOCK_BYTES` long, with "\\n" for "\\r\\n" and "\\r".
 
+    A byte order mark is left out.
+
     Raises:
-        UnicodeDecodeError: if it is not UTF-8.
+        ValueError: if it is not UTF-8, or a line is longer than `max_line_bytes`.
     """
+    first = stream.read(len(BYTE_ORDER_MARK))
     rest, done = b"", 0
-    while block := stream.read(BLOCK_BYTES):
+    if first == BYTE_ORDER_MARK:
+        first, done = b"", len(first)
+    while block := first + stream.read(BLOCK_BYTES):
+        first = b""
         while block.endswith(b"\r") and (more := stream.read(1)):
             block += more
         block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         end = block.rfind(b"\n") + 1
         whole, rest = (rest + block[:end], block[end:]) if end else (b"", rest + block)
+        if len(rest) > max_line_bytes:
+            raise ValueError(
+                f"the line at byte {done + len(whole)} has more than max_line_bytes={max_line_bytes} bytes"
+            )
         if whole:
             yield _checked(whole, done)
             done += len(whole)
@@ -254,15 +322,15 @@ def line_array(block: bytes) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(block))
 
 
-def _lines(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
-    for block in blocks(stream):
+def _lines(blocks: Iterator[bytes], columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
+    for block in blocks:
         yield pa.table({"text": line_array(block)})
 
 
-def _conll_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
+def _conll_rows(blocks: Iterator[bytes], columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
     """The sentences of a file: a line per word, in whose first column it is and in whose last its label."""
     sentences: list[tuple[list[str], list[str]]] = [([], [])]
-    lines = (line for block in blocks(stream) for line in block.decode().removesuffix("\n").split("\n"))
+    lines = (line for block in blocks for line in block.decode().removesuffix("\n").split("\n"))
     for number, line in enumerate(lines, 1):
         cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
         if not any(cells) or cells[0].startswith("-DOCSTART-"):
@@ -276,8 +344,9 @@ def _conll_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[
     yield pa.Table.from_pylist(rows, schema=pa.schema([(name, text) for name in columns]))
 
 
-def _json_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
-    for block in blocks(stream):
+def _json_rows(blocks: Iterator[bytes], columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
+    for block in blocks:
+        _check_depth(block)
         if not block.strip():
             continue
         table = pa.json.read_json(
@@ -290,18 +359,38 @@ def _json_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[p
         yield table.drop_columns(columns[:1]) if absent else table
 
 
-def _csv_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
+def _check_depth(block: bytes) -> None:
+    """Raises:
+    ValueError: if brackets of JSON are nested too deeply.
+    """
+    if block.count(b"[") + block.count(b"{") <= MAX_DEPTH:
+        return
+    for line in block.split(b"\n"):
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH:
+            values = np.frombuffer(STRING.sub(b"", line), np.uint8)
+            depths = np.cumsum(np.isin(values, list(b"[{")).astype(int) - np.isin(values, list(b"]}")))
+            if depths.max(initial=0) > MAX_DEPTH:
+                raise ValueError(f"brackets are nested {depths.max()} deep, more than {MAX_DEPTH}: {line[:40]!r}...")
+
+
+def _csv_rows(stream: Any, columns: list[str], numbers: bool) -> Iterator[pa.Table]:
+    kinds = {columns[0]: pa.large_string(), columns[-1]: pa.int64() if numbers else pa.large_string()}
     reader = pa.csv.open_csv(
         stream,
         read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
         parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(column_types={columns[0]: pa.large_string()}, strings_can_be_null=False),
+        convert_options=pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False),
     )
     for batch in reader:
-        yield pa.Table.from_batches([batch])
+        table = pa.Table.from_batches([batch])
+        label = table.column_names.index(columns[-1]) if len(columns) > 1 and columns[-1] in table.column_names else -1
+        if label >= 0 and not numbers:  # an empty one is missing, as it is among numbers
+            given = pc.if_else(pc.equal(table[label], ""), None, table[label])
+            table = table.set_column(label, columns[-1], given)
+        yield table
 
 
-def _parquet_rows(stream: Any, columns: list[str], text: pa.DataType) -> Iterator[pa.Table]:
+def _parquet_rows(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
     file = pa.parquet.ParquetFile(stream)
     yield file.schema_arrow.empty_table()  # says which columns there are
     for batch in file.iter_batches(batch_size=1000, columns=columns):

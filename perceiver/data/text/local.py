@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from perceiver.data.checks import check_least
 from perceiver.data.text.common import Task, TextDataModule
 from perceiver.data.text.encoders import LABEL, TEXT
-from perceiver.data.text.files import FileSplits, file_source
+from perceiver.data.text.files import MAX_LINE_BYTES, FileSplits, file_source
 
 
 class LocalTextDataModule(TextDataModule):
@@ -22,9 +23,11 @@ class LocalTextDataModule(TextDataModule):
         test_files: as `train_files`. Without them there is no test split.
         valid_fraction: share of the documents for validation if there are no `valid_files`, in (0, 1).
         text_column: where the text is in a row.
-        label_column: clf: where the label is in a row, a number or a name.
+        label_column: clf: where the label is in a row, a number or a name. In CSV files, labels are numbers if all are
+            integers without leading zeros, otherwise names.
         label_names: clf: names of the labels, in the order of their numbers. Without them numbers count from 0 to the
             largest in the training split, and names are sorted.
+        max_line_bytes: length that a line of a file may have, decompressed: a small file may hold a huge one.
         **kwargs: see `TextDataModule`.
 
     Raises:
@@ -45,12 +48,14 @@ class LocalTextDataModule(TextDataModule):
         text_column: str = "text",
         label_column: str = "label",
         label_names: list[str] | None = None,
+        max_line_bytes: int = MAX_LINE_BYTES,
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
+        check_least(1, max_line_bytes=max_line_bytes)
         labelled = self.task is Task.clf
         columns = {text_column: TEXT, label_column: LABEL} if labelled else {text_column: TEXT}
         self.given_label_names = label_names if labelled else None
         patterns = {"train": train_files, "valid": valid_files, "test": test_files}
         # Files are often sorted by label.
-        self.raw_data = file_source(FileSplits(patterns, columns), valid_fraction, scattered=labelled)
+        self.raw_data = file_source(FileSplits(patterns, columns, max_line_bytes), valid_fraction, scattered=labelled)

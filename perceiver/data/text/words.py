@@ -22,7 +22,7 @@ from perceiver.data.text.collator import DefaultCollator
 from perceiver.data.text.common import count_tokens, load_tokenizer, make_preprocessor
 from perceiver.data.text.corpus import LabelledWords, write_corpus
 from perceiver.data.text.encoders import TAGS, TOKENS, WordEncoder
-from perceiver.data.text.files import FileSplits, file_source
+from perceiver.data.text.files import MAX_LINE_BYTES, FileSplits, file_source
 from perceiver.processing.text import PaddingSide, check_text_arguments
 from perceiver.processing.tokenization import special_ids, tokenizer_fingerprint
 
@@ -154,6 +154,7 @@ class LocalTokenClassificationDataModule(WordLabelsDataModule):
         valid_fraction: see above, in (0, 1).
         tokens_column: where the words are in a row.
         tags_column: where the labels are, numbers or names.
+        max_line_bytes: length that a line of a file may have, decompressed: a small file may hold a huge one.
         **kwargs: see `WordLabelsDataModule`.
 
     Raises:
@@ -171,12 +172,14 @@ class LocalTokenClassificationDataModule(WordLabelsDataModule):
         valid_fraction: float = 0.05,
         tokens_column: str = "tokens",
         tags_column: str = "tags",
+        max_line_bytes: int = MAX_LINE_BYTES,
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
+        check_least(1, max_line_bytes=max_line_bytes)
         patterns = {"train": train_files, "valid": valid_files, "test": test_files}
         columns = {tokens_column: TOKENS, tags_column: TAGS}
-        self.raw_data = file_source(FileSplits(patterns, columns), valid_fraction, scattered=True)
+        self.raw_data = file_source(FileSplits(patterns, columns, max_line_bytes), valid_fraction, scattered=True)
 
 
 def word_scores(word_ids: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -3,10 +3,13 @@
 import gzip
 import io
 import json
+import lzma
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import fsspec
+import fsspec.compression
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -16,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 
 from perceiver.data.text import files
 from perceiver.data.text.common import Task
-from perceiver.data.text.files import blocks, find_files, line_array, read_columns
+from perceiver.data.text.files import blocks, find_files, line_array, read_columns, suffix
 from perceiver.data.text.local import LocalTextDataModule
 
 ROWS = [("good film, häßlich", "pos"), ('bad,\n"film"', "neg"), ("2020-01-01", "neg"), ("☕", "pos")] * 10
@@ -189,12 +192,116 @@ def test_text_files_have_no_labels(tmp_path, byte_tokenizer_dir):
         ),
         ("a.jsonl", b'{"text": "caf\xe9"}\n', "it is not UTF-8 near byte 13"),
         ("a.jsonl", b"\n\n", "all files are empty"),
+        ("a.txt.xz", lzma.compress(b"a line\n" * 99)[:-30] + bytes(30), "cannot read .*a.txt.xz as .txt: "),
+        ("a.txt.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, "cannot read .*a.txt.gz as .txt: Error -3"),
+        (
+            "a.csv",
+            b"text,label\na,b\nc\n",
+            "cannot read .*a.csv as .csv: CSV parse error: Row #3: Expected 2 columns, got 1",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "b": ' + b"[" * 20_000 + b"]" * 20_000 + b"}\n",
+            "nested 20001 deep, more than 100",
+        ),
     ],
 )
 def test_unreadable_files(tmp_path, byte_tokenizer_dir, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         module(tmp_path, byte_tokenizer_dir, train_files=str(tmp_path / name))
+
+
+def test_brackets_in_text_are_not_nested(tmp_path):
+    text = "[{" * 300 + '\\"' + "[{" * 300
+    path = write(tmp_path / "a.jsonl", [(text, 0)])
+    assert read_columns([path], {"text": "text"}, tmp_path, "train")["text"][:] == [text]
+
+
+def test_zst_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)
+    (tmp_path / "a.jsonl.zst").write_bytes(bytes.fromhex("28b52ffd0000"))
+    with pytest.raises(ValueError, match=r"cannot read .*a.jsonl.zst: it needs zstandard: pip install zstandard"):
+        find_files(str(tmp_path / "a.jsonl.zst"))
+
+
+def test_encrypted_archives(tmp_path):
+    """fsspec reads the file in a zip archive."""
+    with zipfile.ZipFile(tmp_path / "a.txt.zip", "w") as archive:
+        archive.writestr("a.txt", "secret")
+    content = bytearray((tmp_path / "a.txt.zip").read_bytes())
+    for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(head) + flags] |= 1
+    (tmp_path / "a.txt.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*a.txt.zip: .* encrypted"):
+        find_files(str(tmp_path / "a.txt.zip"))
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.txt", b"x" * 100), ("a.jsonl", b'{"text": "' + b"x" * 88 + b'"}')])
+def test_lines_have_a_limit(tmp_path, byte_tokenizer_dir, name, line):
+    """A small compressed file may hold a huge one."""
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"\n" * 7 + line, mtime=0))
+    options = {"train_files": str(tmp_path / f"{name}.gz"), "valid_files": write(tmp_path / "v.csv")}
+    with pytest.raises(ValueError, match=r"the line at byte 7 has more than max_line_bytes=99 bytes"):
+        module(tmp_path, byte_tokenizer_dir, max_line_bytes=99, **options)
+    data = module(tmp_path, byte_tokenizer_dir, max_line_bytes=100, **options)
+    assert data.chunks["train"].tokens[-1] == 6 + ord("x")
+    with pytest.raises(ValueError, match="max_line_bytes=0 must be at least 1"):
+        module(tmp_path, byte_tokenizer_dir, max_line_bytes=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", "one"), ("a.jsonl", '{"text": "one"}'), ("a.csv", "text\none"), ("a.txt.gz", "one"), ("a.log", "one")],
+)
+@pytest.mark.parametrize("block_bytes", [1, 64])
+def test_a_byte_order_mark_is_no_text(tmp_path, monkeypatch, name, content, block_bytes):
+    encoded = (content + "\n").encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(encoded, mtime=0) if name.endswith(".gz") else encoded)
+    if suffix(name) != ".csv":
+        monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
+    (found,) = read_columns([str(tmp_path / name)], {"text": "text"}, tmp_path, "train")["text"][:]
+    assert found.rstrip("\n") == "one"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["true", "false", "true"], ["false", "true"], [1, 0, 1]),
+        (["01", "10", "01"], ["01", "10"], [0, 1, 0]),
+        (["1", "0", "2"], ["0", "1", "2"], [1, 0, 2]),
+        (["1", "0", "x"], ["0", "1", "x"], [1, 0, 2]),
+        (["1.0", "0.0", "1.0"], ["0.0", "1.0"], [1, 0, 1]),
+        (["2020-01-02", "2020-01-01", "NA"], ["2020-01-01", "2020-01-02", "NA"], [1, 0, 2]),
+        (["1" * 19, "1", "0"], ["0", "1", "1" * 19], [2, 1, 0]),
+    ],
+)
+def test_labels_of_csv_are_text_unless_all_are_integers(tmp_path, byte_tokenizer_dir, labels, names, numbers):
+    rows = "".join(f"t{i},{label}\n" for i, label in enumerate(labels))
+    (tmp_path / "a.csv").write_text(f"text,label\n{rows}", encoding="utf-8-sig")
+    (tmp_path / "v.csv").write_text(f"text,label\nt,{labels[0]}\n")
+    options = {"train_files": str(tmp_path / "a.csv"), "valid_files": str(tmp_path / "v.csv"), "task": Task.clf}
+    data = module(tmp_path, byte_tokenizer_dir, **options)
+    assert data.label_names == names
+    assert data.chunks["train"].labels.tolist() == numbers
+    assert data.chunks["valid"].labels.tolist() == numbers[:1]
+
+
+def test_one_file_of_numbers_beside_one_of_names(tmp_path, byte_tokenizer_dir):
+    """The validation file alone would be numbers, of which 1 is another class."""
+    train = write(tmp_path / "a.csv", [("a", "1"), ("b", "2"), ("c", "x")])
+    (tmp_path / "v.csv").write_text("text,label\nd,2\ne,1\n")
+    data = module(tmp_path, byte_tokenizer_dir, train_files=train, valid_files=str(tmp_path / "v.csv"), task=Task.clf)
+    assert data.label_names == ["1", "2", "x"]
+    assert data.chunks["valid"].labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("other", ["7", "x"])
+def test_an_empty_label_is_missing(tmp_path, byte_tokenizer_dir, other):
+    (tmp_path / "a.csv").write_text(f"text,label\na,{other}\nb,\n")
+    with pytest.raises(ValueError, match="column 'label' has 1 missing labels in a batch of 2"):
+        train = str(tmp_path / "a.csv")
+        module(tmp_path, byte_tokenizer_dir, train_files=train, valid_files=write(tmp_path / "v.csv"), task=Task.clf)
 
 
 def test_remote_files(tmp_path, byte_tokenizer_dir):

@@ -21,7 +21,7 @@ from perceiver.processing.tokenization import INSIDE, SPECIAL, START
 
 BYTES = PerceiverTokenizer()
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-CONLL = """-DOCSTART- -X- O O
+CONLL = """\ufeff-DOCSTART- -X- O O
 
 Zoë NNP B-NP B-PER
 Müller NNP I-NP I-PER
