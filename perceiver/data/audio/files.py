@@ -1,7 +1,11 @@
 """MIDI files as sources (`perceiver/data/cache.py`): in a folder or a zip archive, local or downloaded."""
 
+import errno
 import hashlib
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +16,9 @@ from perceiver.data.cache import file_stamp
 from perceiver.processing.midi import read_midi
 
 SUFFIXES = (".mid", ".midi")
+READ = (*SUFFIXES, ".csv")  # of all that is in a folder or archive
+MAX_UNPACKED_BYTES = 1 << 32
+DAMAGED_ARCHIVE = (zlib.error, lzma.LZMAError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class MidiFiles:
         dataset_dir: what a URL gives is in its folder `downloads`, in a folder for each URL.
         split: returns the MIDI files of a folder by split.
         settings: further arguments of `split`.
+        max_unpacked_bytes: bytes that the MIDI files and tables of an archive may have.
     """
 
     source: str
@@ -31,6 +39,7 @@ class MidiFiles:
     dataset_dir: str
     split: Callable[..., Mapping[str, Sequence[Path]]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES
 
     read = staticmethod(read_midi)
 
@@ -40,9 +49,8 @@ class MidiFiles:
         path = Path(self.source).resolve()
         if not path.exists():
             raise ValueError(f"source={self.source!r} is no file or folder")
-        # Of all that is in a folder, these are read; a cache may be in it, too.
-        kinds = (*SUFFIXES, ".csv")
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in kinds) if path.is_dir() else [path]
+        # A cache may be in the folder, too.
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READ) if path.is_dir() else [path]
         stamps = repr([file_stamp(file) for file in files])
         return {"source": str(path), "files": hashlib.sha256(stamps.encode()).hexdigest(), **self.settings}
 
@@ -53,13 +61,32 @@ class MidiFiles:
             path = Path(self.dataset_dir) / "downloads" / address / (name[:100] or "archive")
             download(self.source, path, self.sha256)
         if not path.is_dir():
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(work_dir / "unpacked")
-            except (zipfile.BadZipFile, OSError) as error:
-                raise ValueError(f"cannot unpack {path}: {error}") from error
-            path = work_dir / "unpacked"
+            path = unpack(path, work_dir / "unpacked", READ, self.max_unpacked_bytes)
         return self.split(path, **self.settings)
+
+
+def unpack(path: Path, folder: Path, suffixes: Sequence[str], max_bytes: int) -> Path:
+    """Unpacks the files with these suffixes of a zip archive into a new folder, and returns it.
+
+    Raises:
+        ValueError: if it is no zip archive, it is damaged or encrypted, or it would be more than `max_bytes`.
+    """
+    folder.mkdir()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename.lower().endswith(tuple(suffixes))]
+            # no member gives more than it says
+            if (total := sum(member.file_size for member in members)) > max_bytes:
+                raise ValueError(f"it has {total:,} bytes, more than max_unpacked_bytes={max_bytes}")
+            archive.extractall(folder, members)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise ValueError(f"cannot unpack {path}: {error}") from error
+    # An encrypted archive is a RuntimeError, and so is an unknown compression.
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, LookupError, *DAMAGED_ARCHIVE) as error:
+        raise ValueError(f"cannot unpack {path}: {error}") from error
+    return folder
 
 
 def midi_files(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from perceiver.data.audio.base import SymbolicAudioDataModule
-from perceiver.data.audio.files import MidiFiles, split_by_folder
+from perceiver.data.audio.files import MAX_UNPACKED_BYTES, MidiFiles, split_by_folder
 from perceiver.data.checks import check_share
 
 PAGE = "https://github.com/bytedance/GiantMIDI-Piano/blob/master/disclaimer.md"
@@ -20,6 +20,7 @@ class GiantMidiPianoDataModule(SymbolicAudioDataModule):
         source: zip archive, unpacked folder, or a URL of a zip archive.
         sha256: checksum of what a URL gives; None leaves it unchecked. A local file is not checked.
         valid_fraction: share of the pieces for validation, in (0, 1).
+        max_unpacked_bytes: bytes that the MIDI files and tables of a zip archive may have.
         **kwargs: see `SymbolicAudioDataModule`.
 
     Raises:
@@ -32,6 +33,7 @@ class GiantMidiPianoDataModule(SymbolicAudioDataModule):
         source: str | None = None,
         sha256: str | None = None,
         valid_fraction: float = 0.05,
+        max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
         **kwargs: Any,
     ):
         if source is None:
@@ -39,4 +41,4 @@ class GiantMidiPianoDataModule(SymbolicAudioDataModule):
         super().__init__(dataset_dir, **kwargs)
         check_share(valid_fraction=valid_fraction)
         settings = {"valid_fraction": valid_fraction}
-        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_folder, settings)
+        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_folder, settings, max_unpacked_bytes)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from perceiver.data.audio.base import SymbolicAudioDataModule
-from perceiver.data.audio.files import MidiFiles, split_by_folder
+from perceiver.data.audio.files import MAX_UNPACKED_BYTES, MidiFiles, split_by_folder
 from perceiver.data.checks import check_share
 
 
@@ -18,6 +18,7 @@ class LocalMidiDataModule(SymbolicAudioDataModule):
         source: folder, zip archive, or URL of a zip archive.
         sha256: checksum of what a URL gives; None leaves it unchecked. A local file is not checked.
         valid_fraction: share of the files for validation where there are no folders for it, in (0, 1).
+        max_unpacked_bytes: bytes that the MIDI files and tables of a zip archive may have.
         **kwargs: see `SymbolicAudioDataModule`.
 
     Raises:
@@ -31,9 +32,10 @@ class LocalMidiDataModule(SymbolicAudioDataModule):
         source: str,
         sha256: str | None = None,
         valid_fraction: float = 0.05,
+        max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
         check_share(valid_fraction=valid_fraction)
         settings = {"valid_fraction": valid_fraction}
-        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_folder, settings)
+        self.raw_data = MidiFiles(source, sha256, dataset_dir, split_by_folder, settings, max_unpacked_bytes)

@@ -37,7 +37,8 @@ class C4DataModule(DataModule):
         max_seq_len: inputs per example.
         task: clm or mlm.
         min_seq_len: draw the length of each training example from `min_seq_len` to `max_seq_len`; None gives all the
-            same.
+            same. clm: examples are padded to `max_seq_len` all the same, because a model needs as many positions as it
+            has latents.
         mask_prob: mlm: share of words (or tokens) to predict, in (0, 1).
         mask_words: mlm: mask whole words; otherwise single tokens.
         padding_side: clm: "left", which is the default, or "right". mlm: "right".
@@ -115,8 +116,8 @@ class C4DataModule(DataModule):
         if rank is None or world_size is None:
             rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         min_seq_len = self.min_seq_len if training else None
-        # A model needs as many positions as it has latents, also where the short last example is alone.
-        padding = DefaultCollator(self.tokenizer, self.padding_side, min_width=min_seq_len or self.max_seq_len)
+        # A model needs as many positions as it has latents, also where all examples of a batch are short.
+        padding = DefaultCollator(self.tokenizer, self.padding_side, min_width=self.max_seq_len)
         stream = ChunkStream(
             self.raw_data.stream(split, TEXT),
             self.tokenizer,

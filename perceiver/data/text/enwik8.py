@@ -1,6 +1,6 @@
 """enwik8: the first 10^8 bytes of an XML dump of Wikipedia (http://mattmahoney.net/dc/textdata.html)."""
 
-import shutil
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,12 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from perceiver.data.checks import check_least
 from perceiver.data.text.common import TextDataModule
-from perceiver.data.text.files import file_system, find_files, line_array, stamp
+from perceiver.data.text.files import UNREADABLE, file_system, find_files, line_array, stamp
 
+MAX_BYTES = 1 << 30
+BLOCK_BYTES = 1 << 20
 ENDS = {"train": 90, "valid": 95, "test": 100}  # percent; megabytes of the whole file
 
 
@@ -25,6 +28,7 @@ class Enwik8DataModule(TextDataModule):
         dataset_dir: folder for preprocessed text.
         source: path or URL of the file `enwik8`, or of a zip archive that has it. Another file is split by the same
             shares.
+        max_bytes: of the file, and of the archive. The text is in memory as a whole.
         **kwargs: see `TextDataModule`.
 
     Raises:
@@ -36,10 +40,12 @@ class Enwik8DataModule(TextDataModule):
         dataset_dir: str = ".cache/enwik8",
         *,
         source: str = "https://mattmahoney.net/dc/enwik8.zip",
+        max_bytes: int = MAX_BYTES,
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        self.raw_data = Enwik8(source)
+        check_least(1, max_bytes=max_bytes)
+        self.raw_data = Enwik8(source, max_bytes)
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,11 @@ class Enwik8:
 
     Args:
         source: see `Enwik8DataModule`.
+        max_bytes: see `Enwik8DataModule`.
     """
 
     source: str
+    max_bytes: int = MAX_BYTES
 
     def identity(self) -> dict[str, Any]:
         return {"source": self.source if "://" in self.source else stamp(find_files(self.source)[0])}
@@ -59,13 +67,16 @@ class Enwik8:
         raw, (fs, path) = work_dir / "raw", file_system(self.source)
         try:
             with fs.open(path, "rb") as source, raw.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
+                while block := source.read(BLOCK_BYTES):
+                    self._check_size(copy.tell() + len(block))
+                    copy.write(block)
             if zipfile.is_zipfile(raw):
                 with zipfile.ZipFile(raw) as archive:
+                    self._check_size(archive.getinfo("enwik8").file_size)
                     raw = Path(archive.extract("enwik8", work_dir))
             content = raw.read_bytes()
             content.decode()
-        except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        except (*UNREADABLE, zipfile.BadZipFile, struct.error) as error:
             raise ValueError(f"cannot read {self.source}: {error}") from error
         splits, start = {}, 0
         for split, percent in ENDS.items():
@@ -77,3 +88,7 @@ class Enwik8:
             splits[split] = datasets.Dataset(pa.table({"text": line_array(content[start:stop])}))
             start = stop
         return splits
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise ValueError(f"it has more than max_bytes={self.max_bytes} bytes")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from perceiver.data.audio.giantmidi import GiantMidiPianoDataModule
 from perceiver.data.audio.local import LocalMidiDataModule
 from perceiver.data.audio.maestro import SHA256, URL, MaestroV3DataModule
 from perceiver.processing.midi import encode_midi, read_midi
+from tests.archives import encrypt
 
 OPTIONS: dict[str, Any] = {"max_seq_len": 16, "num_workers": 0}
 
@@ -214,3 +216,62 @@ def test_something_else_than_maestro(tmp_path, midi_folder):
     data = MaestroV3DataModule(str(tmp_path / "cache"), str(midi_folder), **OPTIONS)
     with pytest.raises(ValueError, match=r"maestro-v3.0.0.csv is not the table of MAESTRO v3.0.0: KeyError\('other'\)"):
         data.prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("train,../0.mid", r"'../0.mid' is no file below it"),
+        ("train,more/../../0.mid", r"'more/../../0.mid' is no file below it"),
+        ("train,{folder}/0.mid", r"'/.*/0.mid' is no file below it"),
+        ("train", "'' is no file below it"),
+        ("train,", "'' is no file below it"),
+    ],
+)
+def test_files_that_are_not_in_the_folder(tmp_path, midi_folder, row, message):
+    """Nothing else on the machine is read, and a short row is an error that names the table."""
+    table = midi_folder / "maestro-v3.0.0.csv"
+    table.write_text(f"split,midi_filename\n{row.format(folder=midi_folder)}\n")
+    data = MaestroV3DataModule(str(tmp_path / "cache"), str(midi_folder), **OPTIONS)
+    with pytest.raises(ValueError, match=rf"maestro-v3.0.0.csv is not the table of MAESTRO v3.0.0: .*{message}"):
+        data.prepare_data()
+
+
+def test_a_table_with_a_byte_order_mark(tmp_path, midi_folder):
+    rows = "split,midi_filename\ntrain,0.mid\nvalidation,2.mid\ntest,4.mid\n"
+    (midi_folder / "maestro-v3.0.0.csv").write_text(rows, encoding="utf-8-sig")
+    data = prepared(MaestroV3DataModule(str(tmp_path / "cache"), str(midi_folder), **OPTIONS))
+    assert {split: pieces.num_pieces for split, pieces in data.pieces.items()} == {"train": 1, "valid": 1, "test": 1}
+
+
+def test_archives_have_a_limit(tmp_path, midi_folder):
+    """Of what is used of them."""
+    used = sum(path.stat().st_size for path in midi_folder.rglob("*.[mM][iI]*"))
+    (midi_folder / "other.bin").write_bytes(bytes(1 << 20))
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", midi_folder))
+    message = rf"cannot unpack .*archive.zip: it has {used:,} bytes, more than max_unpacked_bytes={used - 1}"
+    with pytest.raises(ValueError, match=message):
+        local(tmp_path, archive, max_unpacked_bytes=used - 1).prepare_data()
+    assert all_pieces(prepared(local(tmp_path, archive, max_unpacked_bytes=used))) == expected(midi_folder)
+    for module in (GiantMidiPianoDataModule, MaestroV3DataModule):
+        with pytest.raises(ValueError, match=message):
+            module(str(tmp_path / "b"), str(archive), max_unpacked_bytes=used - 1, **OPTIONS).prepare_data()
+
+
+def test_archives_that_cannot_be_read(tmp_path, midi_folder):
+    path = tmp_path / "a.zip"
+    for damage in (encrypt, lambda path: path.write_bytes(path.read_bytes()[:-30])):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(midi_folder / "0.mid", "../0.mid")
+        damage(path)
+        with pytest.raises(ValueError, match=r"cannot unpack .*a.zip: .*(encrypted|not a zip)"):
+            local(tmp_path, path).prepare_data()
+    content = bytearray(path.read_bytes())
+    for place in range(len(content)):
+        content[place] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            files_module.unpack(path, tmp_path / str(place), (".mid",), 1 << 20)
+        except ValueError as error:
+            assert str(error).startswith(f"cannot unpack {path}: ")
+        content[place] ^= 0xFF

@@ -1,5 +1,6 @@
 """Local folders in the layout of each hub data set in place of it."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from perceiver.data.text import (
     WikipediaDataModule,
     WikiTextDataModule,
 )
+from tests.archives import encrypt
 
 TOKENIZER = "deepmind/language-perceiver"
 
@@ -108,8 +110,6 @@ def test_data_sets_without_validation_split(tmp_path, options, module):
 
 def test_enwik8(tmp_path, options):
     """Exactly the bytes of the file; splits end between characters; archives and plain files are the same."""
-    import zipfile
-
     content = ("<page>häßlich</page>\r\n☕☕☕☕\n" * 40).encode()
     raw = tmp_path / "enwik8"
     raw.write_bytes(content)
@@ -187,3 +187,22 @@ def test_a_cache_that_another_version_wrote_or_that_is_damaged(tmp_path, options
         (data.cache_dir / file).write_text(content)
     with pytest.raises(ValueError, match=message):
         prepared(data)
+
+
+def test_enwik8_has_a_limit(tmp_path, options):
+    """Of the file, of the archive and of what is in it."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("enwik8", "a line\n" * 1000)
+    (tmp_path / "b").write_text("a line\n" * 1000)
+    for name, max_bytes in {"a.zip": 6999, "b": 6999}.items():
+        with pytest.raises(ValueError, match=rf"cannot read .*{name}: it has more than max_bytes={max_bytes} bytes"):
+            prepared(Enwik8DataModule(source=str(tmp_path / name), max_bytes=max_bytes, **options))
+        prepared(Enwik8DataModule(source=str(tmp_path / name), max_bytes=7000, **options))
+
+
+def test_enwik8_in_an_encrypted_archive(tmp_path, options):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("enwik8", "a line\n" * 100)
+    encrypt(tmp_path / "a.zip")
+    with pytest.raises(ValueError, match=r"cannot read .*a.zip: .* encrypted"):
+        prepared(Enwik8DataModule(source=str(tmp_path / "a.zip"), **options))

@@ -21,6 +21,7 @@ from perceiver.data.text import files
 from perceiver.data.text.common import Task
 from perceiver.data.text.files import blocks, find_files, line_array, read_columns, suffix
 from perceiver.data.text.local import LocalTextDataModule
+from tests.archives import encrypt
 
 ROWS = [("good film, häßlich", "pos"), ('bad,\n"film"', "neg"), ("2020-01-01", "neg"), ("☕", "pos")] * 10
 
@@ -229,10 +230,7 @@ def test_encrypted_archives(tmp_path):
     """fsspec reads the file in a zip archive."""
     with zipfile.ZipFile(tmp_path / "a.txt.zip", "w") as archive:
         archive.writestr("a.txt", "secret")
-    content = bytearray((tmp_path / "a.txt.zip").read_bytes())
-    for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        content[content.index(head) + flags] |= 1
-    (tmp_path / "a.txt.zip").write_bytes(content)
+    encrypt(tmp_path / "a.txt.zip")
     with pytest.raises(ValueError, match=r"cannot read .*a.txt.zip: .* encrypted"):
         find_files(str(tmp_path / "a.txt.zip"))
 

@@ -227,8 +227,9 @@ def test_chunks_conserve_tokens_and_states_are_exact(lengths, max_seq_len, windo
 def test_random_lengths(module):
     rows = real_tokens(one_pass(module(min_seq_len=5, max_seq_len=9)))
     assert {len(row) - 1 for row in rows[:-1]} == {5, 6, 7, 8, 9}
+    # Whatever the lengths: a model with six latents would stop at a batch of five positions.
     widths = {x.shape[1] for _, x, _ in one_pass(module(min_seq_len=5, max_seq_len=9, batch_size=1))}
-    assert widths == {5, 6, 7, 8, 9}
+    assert widths == {9}
     assert {x.shape[1] for _, x, _ in module(min_seq_len=5, max_seq_len=9).val_dataloader()} == {9}
 
 
