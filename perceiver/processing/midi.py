@@ -72,11 +72,16 @@ def encode_midi(piece: PrettyMIDI | str | Path) -> list[int]:
         piece: a `PrettyMIDI`, or the path of a MIDI file.
 
     Raises:
-        OSError: see `read_midi`.
+        OSError: see `read_midi`; also if a note of a file is as follows.
         ValueError: if a note has a negative time or one of more than a day, ends before it starts, or has a pitch or
             velocity that is not in 0 .. 127.
     """
-    instruments = [instrument for instrument in read_midi(piece).instruments if not instrument.is_drum]
+    if not isinstance(piece, PrettyMIDI):
+        try:
+            return encode_midi(read_midi(piece))
+        except ValueError as error:
+            raise OSError(f"{piece} is a damaged MIDI file: {error}") from error
+    instruments = [instrument for instrument in piece.instruments if not instrument.is_drum]
     notes = np.concatenate([np.empty((4, 0)), *map(_sounding_notes, instruments)], axis=1)
     start, end, pitch, velocity = notes[:, np.argsort(notes[0], kind="stable")]
     times = np.stack([start, start, end], axis=1).ravel()

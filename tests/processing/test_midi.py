@@ -287,3 +287,32 @@ def test_changed_tempo(midi, factor):
     assert [note[:2] for note in after] == [note[:2] for note in before]
     difference = np.array([note[2:] for note in after]) - factor * np.array([note[2:] for note in before])
     assert np.abs(difference).max(initial=0) <= 0.0051
+
+
+def test_a_file_with_a_wrong_note_is_named(tmp_path):
+    """A note of more than a day, in 48 bytes."""
+    file = mido.MidiFile(ticks_per_beat=1)
+    on, off = mido.Message("note_on", note=60, velocity=80), mido.Message("note_off", note=60, time=90_000)
+    file.tracks.append(mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=1_000_000), on, off]))
+    file.save(tmp_path / "a.mid")
+    with pytest.raises(OSError, match=r"a\.mid is a damaged MIDI file: Note\(.*\): it must be 0 <= start <= end"):
+        encode_midi(tmp_path / "a.mid")
+    with pytest.raises(ValueError, match="it must be 0 <= start <= end"):
+        encode_midi(read_midi(tmp_path / "a.mid"))
+
+
+def test_any_damage_is_an_error_that_names_the_file(tmp_path):
+    piece((64, 40, 0, 1), (99, 52, 1, 2.5), (1, 99, 2, 3)).write(str(tmp_path / "a.mid"))
+    content, random, errors = (tmp_path / "a.mid").read_bytes(), np.random.default_rng(0), 0
+    for _ in range(500):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        places = random.integers(len(damaged), size=random.integers(1, 5))
+        damaged[places] = random.choice([0, 127, 255, random.integers(256)], size=len(places))
+        (tmp_path / "b.mid").write_bytes(damaged[: random.integers(1, 2 * len(damaged))].tobytes())
+        try:
+            encode_midi(tmp_path / "b.mid")
+        except OSError as error:
+            reason = str(error).removeprefix(f"{tmp_path / 'b.mid'} is ")
+            assert reason != str(error) and not reason.endswith(": ")
+            errors += 1
+    assert errors > 200

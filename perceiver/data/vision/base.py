@@ -8,11 +8,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from perceiver.data.checks import check_least
 from perceiver.data.labels import find_label_names
 from perceiver.data.module import DataModule
 from perceiver.data.vision.images import LABEL, ImageCollator, ImageExamples, Splits, check_images
 from perceiver.data.vision.transforms import Augmentation, Mixing
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
+from perceiver.processing.pillow import MAX_PIXELS
 
 
 class ImageDataModule(DataModule):
@@ -23,6 +25,7 @@ class ImageDataModule(DataModule):
         image_size: height and width of the images in batches. An image processor that does not resize takes no others.
         augmentation: random changes of training images.
         mixing: mixes the images of a training batch. Its `label` is then (B, classes), a probability per class.
+        max_pixels: limit of height x width of a file: a small one may have very many. The default is 256 MiB in RGB.
         **kwargs: see `DataModule`.
 
     Raises:
@@ -38,13 +41,15 @@ class ImageDataModule(DataModule):
         *,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
+        max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_least(1, max_pixels=max_pixels)
         if min(image_size) < 1:
             raise ValueError(f"images of {image_size[0]} x {image_size[1]} pixels must have at least 1 x 1")
         self.image_processor, self.image_size = image_processor, image_size
-        self.augmentation, self.mixing = augmentation, mixing
+        self.augmentation, self.mixing, self.max_pixels = augmentation, mixing, max_pixels
 
     def load(self) -> Splits:
         """Reads which images there are, not the images. A leaf without `raw_data` says here how.
@@ -74,10 +79,17 @@ class ImageDataModule(DataModule):
 
     def load_examples(self) -> dict[str, ImageExamples]:
         single_channel, fixed_size = self.image_processor.single_channel, not self.image_processor.do_resize
-        examples = partial(ImageExamples, size=self.image_size, fixed_size=fixed_size, single_channel=single_channel)
+        examples = partial(ImageExamples, size=self.image_size, fixed_size=fixed_size, max_pixels=self.max_pixels)
         changes = {"train": self.augmentation}
         return {
-            split: examples(rows, self.label_names, split=split, augmentation=changes.get(split), seed=self.seed)
+            split: examples(
+                rows,
+                self.label_names,
+                split=split,
+                single_channel=single_channel,
+                augmentation=changes.get(split),
+                seed=self.seed,
+            )
             for split, rows in self._splits.items()
         }
 

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from perceiver.data.vision.flow_examples import FlowExample
 from perceiver.data.vision.flow_io import read_flo, read_kitti_flow
+from perceiver.processing.pillow import UNREADABLE, read_image
 
 
 class FlowFiles(NamedTuple):
@@ -59,8 +59,12 @@ class FlowFolder(torch.utils.data.Dataset[FlowExample]):
 
 
 def _read_frame(file: Path) -> npt.NDArray[np.uint8]:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        return np.asarray(read_image(file, single_channel=False))
+    except UNREADABLE as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"cannot read {file}: {error}") from error
 
 
 def flying_chairs_files(
@@ -81,7 +85,7 @@ def flying_chairs_files(
     folder = Path(folder)
     split_file = folder / "FlyingChairs_train_val.txt" if split_file is None else Path(split_file)
     flows = _some(folder, "data/*_flow.flo")
-    lines = split_file.read_text().split()
+    lines = split_file.read_text(encoding="utf-8-sig").split()
     if len(lines) != len(flows) or set(lines) - {"1", "2"}:
         raise ValueError(f"{split_file} has {len(lines)} entries for {len(flows)} examples; each must be 1 or 2")
     number = {"train": "1", "valid": "2"}[split]

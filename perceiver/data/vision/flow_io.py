@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from perceiver.processing.pillow import MAX_PIXELS
 from perceiver.processing.video import import_av
 
 Flow = npt.NDArray[np.float32]  # H W 2
@@ -56,7 +57,7 @@ def read_kitti_flow(path: str | PathLike[str]) -> tuple[Flow, Mask]:
     """Reads KITTI's flow (H, W, 2), 0 where it is unknown, and where it is known (H, W).
 
     Raises:
-        ValueError: if the file is no PNG of three colours with 16 bits each.
+        ValueError: if the file is no PNG of three colours with 16 bits each, or has more than `pillow.MAX_PIXELS`.
     """
     image = _read_rgb48(Path(path))
     valid = image[..., 2] > 0
@@ -98,7 +99,9 @@ def _checked(flow: npt.ArrayLike, valid: npt.ArrayLike | None) -> tuple[Flow, Ma
 def _read_rgb48(path: Path) -> npt.NDArray[np.uint16]:
     av = import_av()
     try:
-        frames = av.CodecContext.create("png", "r").decode(av.Packet(path.read_bytes()))
+        decoder = av.CodecContext.create("png", "r")
+        decoder.options = {"max_pixels": str(MAX_PIXELS)}
+        frames = decoder.decode(av.Packet(path.read_bytes()))
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} is no PNG, or it is damaged: {error}") from error
     if len(frames) != 1 or frames[0].format.name != "rgb48be":

@@ -23,6 +23,7 @@ from perceiver.data.labels import column_feature, label_numbers
 from perceiver.data.streams import stream
 from perceiver.data.vision.transforms import Augmentation, Mixing
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor as Processor, converted_image
+from perceiver.processing.pillow import MAX_PIXELS, UNREADABLE, open_image
 
 IMAGE, LABEL = "image", "label"  # columns
 AUGMENT, MIX = range(2)  # purposes of random numbers
@@ -107,10 +108,11 @@ class ImageExamples(Examples[dict[str, Any]]):
         single_channel: grayscale, not RGB.
         augmentation: random changes.
         seed: of these changes, not negative.
+        max_pixels: limit of height x width of a file.
 
     Raises:
         ValueError: if a label is none of `label_names`; when an item is asked for, if its image can't be read, has too
-            many bits or the wrong size.
+            many bits or pixels or the wrong size.
     """
 
     rows: InitVar[datasets.Dataset]
@@ -122,6 +124,7 @@ class ImageExamples(Examples[dict[str, Any]]):
     single_channel: bool
     augmentation: Augmentation | None = None
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self, rows: datasets.Dataset, label_names: Sequence[str]) -> None:
         labels = rows.select_columns([LABEL]).with_format("arrow")[:].column(LABEL).combine_chunks()
@@ -144,7 +147,7 @@ class ImageExamples(Examples[dict[str, Any]]):
         """The image as it is in its file, turned upright, in grayscale or RGB."""
         file = self.files[index][IMAGE]
         try:
-            image = read_image(file, single_channel=self.single_channel)
+            image = read_image(file, single_channel=self.single_channel, max_pixels=self.max_pixels)
         except ValueError as error:
             path = f", {file['path']}" if file and file["path"] else ""
             raise ValueError(f"cannot read image {index} of split {self.split!r}{path}: {error}") from error
@@ -154,24 +157,27 @@ class ImageExamples(Examples[dict[str, Any]]):
         return image
 
 
-def read_image(file: Mapping[str, Any] | None, *, single_channel: bool) -> PIL.Image.Image:
+def read_image(
+    file: Mapping[str, Any] | None, *, single_channel: bool, max_pixels: int = MAX_PIXELS
+) -> PIL.Image.Image:
     """Reads an image, in grayscale or RGB.
 
     Args:
         file: its `path`, and what is in it, `bytes`, if that is not None. None is an image that is missing.
         single_channel: grayscale, not RGB.
+        max_pixels: limit of height x width.
 
     Raises:
-        ValueError: if it can't be read, or has more than 8 bits per channel.
+        ValueError: if it can't be read, or has more than 8 bits per channel or too many pixels.
     """
     if file is None:
         raise ValueError("it is missing")
     try:
-        with PIL.Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
+        with open_image(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]), max_pixels) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return converted_image(image, single_channel=single_channel)
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    except UNREADABLE as error:
+        raise ValueError(str(error) or repr(error)) from error
 
 
 class ImageCollator:

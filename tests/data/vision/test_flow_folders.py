@@ -87,3 +87,11 @@ def test_files_that_differ_in_size(tmp_path: Path) -> None:
     write_flo(tmp_path / "a.flo", truth(1))
     example = FlowFolder([FlowFiles(tmp_path / "grey.png", tmp_path / "a.png", tmp_path / "a.flo")])[0]
     assert np.array_equal(example.frames[0], np.repeat(frame(1)[..., :1], 3, axis=-1))
+
+
+def test_frames_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.ppm"
+    file.write_bytes(b"P6 4 3 255 short")
+    folder = FlowFolder([FlowFiles(file, file, tmp_path / "a.flo")])
+    with pytest.raises(ValueError, match=r"cannot read .*a.ppm: "):
+        folder[0]

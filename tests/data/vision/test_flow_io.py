@@ -125,3 +125,11 @@ def test_damaged_files(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b.png has rgb24, and flow has three colours with 16 bits each"):
         read_kitti_flow(tmp_path / "b.png")
+
+
+def test_pixels_of_kitti_flow_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_kitti_flow(tmp_path / "a.png", np.zeros((20, 30, 2)))
+    assert read_kitti_flow(tmp_path / "a.png")[1].shape == (20, 30)
+    monkeypatch.setattr("perceiver.data.vision.flow_io.MAX_PIXELS", 200)
+    with pytest.raises(ValueError, match=r"a.png is no PNG, or it is damaged"):
+        read_kitti_flow(tmp_path / "a.png")

@@ -1,15 +1,20 @@
 """Files are read or refused by name; examples are functions of seed, epoch and index; batches; data sets and splits."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from perceiver.data.vision.folder import ImageFolderDataModule
 from perceiver.data.vision.images import (
     ImageCollator,
     ImageExamples,
@@ -20,7 +25,7 @@ from perceiver.data.vision.images import (
 )
 from perceiver.data.vision.transforms import Augmentation, Mixing
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
-from tests.data.vision.image_data import arrays, pictures
+from tests.data.vision.image_data import arrays, pictures, prepared
 
 NAMES = ["a", "b", "c"]
 
@@ -247,3 +252,64 @@ def test_an_example_that_does_not_count_has_no_class_in_a_mixed_batch():
 def test_data_sets_of_files_are_not_read_before_they_are_used(tmp_path: Path):
     rows = image_dataset([str(tmp_path / "missing.png")], [0], NAMES)
     assert len(ImageExamples(rows, NAMES, split="train", size=(6, 9), fixed_size=True, single_channel=True)) == 1
+
+
+def png(height: int, width: int) -> bytes:
+    """A grayscale image of zeros, one byte for about a thousand pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress(bytes((width + 1) * height), 9)
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_pixels_have_a_limit(tmp_path, monkeypatch):
+    """A small file may have very many; nothing of them is read."""
+    file = {"path": None, "bytes": png(300, 500)}
+    assert read_image(file, single_channel=True, max_pixels=150_000).size == (500, 300)
+    with pytest.raises(ValueError, match="image has 300 x 500 pixels, more than 149,999"):
+        read_image(file, single_channel=True, max_pixels=149_999)
+    large = {"path": None, "bytes": png(10_000, 9_000)}
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="image has 10000 x 9000 pixels, more than 89,478,485"):
+        read_image(large, single_channel=True)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)  # in place of a really large image
+    with pytest.raises(ValueError, match="image has more than 1,000 pixels: Image size"):
+        read_image(file, single_channel=True, max_pixels=1000)
+    assert read_image(file, single_channel=True, max_pixels=150_000).size == (500, 300)
+
+
+def test_a_data_module_raises_the_limit(tmp_path):
+    for name in "ab":
+        pictures(tmp_path / name, ["0.png", "1.png", "2.png"], (12, 16))
+    options = {"image_shape": (8, 8, 3), "num_workers": 0, "valid_fraction": 0.4}
+    with pytest.raises(ValueError, match=r"cannot read image .*png: image has 12 x 16 pixels, more than 191"):
+        next(iter(prepared(ImageFolderDataModule(str(tmp_path), max_pixels=191, **options)).val_dataloader()))
+    data = prepared(ImageFolderDataModule(str(tmp_path), max_pixels=192, **options))
+    assert next(iter(data.val_dataloader()))["image"].shape == (2, 8, 8, 3)
+    with pytest.raises(ValueError, match="max_pixels=0 must be at least 1"):
+        ImageFolderDataModule(str(tmp_path), max_pixels=0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what it could read
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_damaged_images_are_one_error(format):
+    """An image, or a ValueError that says why."""
+    content = saved(Image.fromarray(arrays(1, 20, 30, 3)[0]), format)["bytes"]
+    random = np.random.default_rng(0)
+    errors = 0
+    for _ in range(150):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        places = random.integers(min(len(damaged), 200), size=random.integers(1, 4))
+        damaged[places] = random.integers(256, size=len(places))
+        file = {"path": None, "bytes": damaged[: random.integers(1, len(damaged) + 1)].tobytes()}
+        try:
+            read_image(file, single_channel=False, max_pixels=1 << 20)
+        except ValueError as error:
+            assert str(error)
+            errors += 1
+    assert errors > 20
