@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -18,8 +18,8 @@ R = TypeVar("R")
 _function: Any = None  # of a worker
 
 
-def map_ordered(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
-    """Results of the items, in their order.
+def map_ordered(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Generator[R, None, None]:
+    """Results of the items, in their order. Its workers end when it is closed (`contextlib.closing`).
 
     Args:
         function: each worker gets it once, so it may hold data.

@@ -13,7 +13,8 @@ Arrays are memory-mapped. Windows never reach from one piece into the next.
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,8 +61,9 @@ def write_pieces(
     skipped: dict[str, str] = {}
     for split, sources in splits.items():
         lengths = [0]
-        with ArrayFile(result / f"{split}.tokens.npy", np.uint16) as tokens:
-            for source, ids in zip(sources, _encoded(split, sources, read, num_workers), strict=True):
+        pieces = _encoded(split, sources, read, num_workers)
+        with ArrayFile(result / f"{split}.tokens.npy", np.uint16) as tokens, closing(pieces) as encoded:
+            for source, ids in zip(sources, encoded, strict=True):
                 if isinstance(ids, str):
                     name = str(source).removeprefix(f"{work}{os.sep}")
                     logger.warning("skipped %s: %s", name, ids)
@@ -76,10 +78,12 @@ def write_pieces(
     (result / "skipped.json").write_text(json.dumps(skipped, indent=1))
 
 
-def _encoded(split: str, sources: Sequence[Any], read: Callable[[Any], PrettyMIDI], num_workers: int) -> Iterator[Any]:
+def _encoded(
+    split: str, sources: Sequence[Any], read: Callable[[Any], PrettyMIDI], num_workers: int
+) -> Generator[Any, None, None]:
     """Token ids of the pieces, uint16, or why there are none; in the order of `sources`."""
-    encoded = map_ordered(partial(_encode, read), sources, num_workers)
-    yield from tqdm(encoded, desc=f"Encoding {split}", total=len(sources), unit="piece")
+    with closing(map_ordered(partial(_encode, read), sources, num_workers)) as encoded:
+        yield from tqdm(encoded, desc=f"Encoding {split}", total=len(sources), unit="piece")
 
 
 def _encode(read: Callable[[Any], PrettyMIDI], source: Any) -> Any:

@@ -23,7 +23,7 @@ needs no new preprocessing. All arrays are memory-mapped.
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -88,7 +88,8 @@ def _write_split(
             files["offsets"].write(np.zeros(1))
         starts = range(0, len(documents), batch_size)
         rows = partial(_encoded_rows, documents.with_format("arrow"), encode, batch_size)
-        for batch in map_ordered(rows, starts, min(num_workers, len(starts))):
+        batches = stack.enter_context(closing(map_ordered(rows, starts, min(num_workers, len(starts)))))
+        for batch in batches:
             for name in encode.dtypes:
                 files[name].write(_flat(batch.column(name)))
             if "offsets" in files:

@@ -13,6 +13,8 @@ but .parquet also compressed (.gz, .bz2, .xz, .zst). A name with "://" is remote
 import io
 import lzma
 import re
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,17 +49,9 @@ MAX_DEPTH = 100  # of brackets in JSON: pyarrow recurses, and some thousands cra
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})?$"  # as one writes it, or nothing
 ZstdError = getattr(getattr(fsspec.compression, "zstd", None), "ZstdError", OSError)  # where it is installed
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    zlib.error,
-    lzma.LZMAError,
-    ZstdError,
-)
+# What readers of damaged files raise; an encrypted zip archive is a RuntimeError
+BROKEN_ARCHIVE = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error, ZstdError)
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, *BROKEN_ARCHIVE)
 STAMPS = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "created")  # as file systems call them
 
 
