@@ -227,7 +227,8 @@ class ArrayFile:
         with self._file:
             if error[0] is None:
                 self._file.seek(0)
-                assert self._head() == self._start
+                head = self._head()
+                assert head == self._start
 
     def _head(self) -> int:
         # numpy leaves room in it for any number of them
