@@ -53,7 +53,7 @@ class Rows(CachedExamples[float]):
 
 
 def test_a_pickle_carries_no_data(tmp_path: Path):
-    np.save(tmp_path / "train.values.npy", np.arange(10_000.0))
+    np.save(tmp_path / "train.values.npy", np.arange(10_000))
     rows = Rows(tmp_path, "train", 3.0)
     pickled = pickle.dumps(rows)
     assert len(pickled) < 500
