@@ -9,20 +9,23 @@ middle of an epoch (`loader.py`). Validation and test batches are the same in ev
 """
 
 import inspect
+import warnings
+from collections.abc import Callable
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.parsing import collect_init_args
 from torch.utils.data import DataLoader
 
 from perceiver.data.cache import Cache
 from perceiver.data.checks import check_least
 from perceiver.data.loader import EpochSampler, ResumableLoader
 from perceiver.data.streams import RECORDS, stream
+
+Module = TypeVar("Module", bound="DataModule")
 
 
 class DataModule(pl.LightningDataModule):
@@ -58,12 +61,7 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        frame = inspect.currentframe()
-        assert frame is not None
-        arguments: dict[str, Any] = {}
-        for of_class in collect_init_args(frame, [], classes=(DataModule,)):  # the leaf is the last
-            arguments |= of_class
-        plain = {name: _plain(value) for name, value in arguments.items() if _is_plain(value)}
+        plain = {name: _plain(value) for name, value in self._arguments().items() if _is_plain(value)}
         self.save_hyperparameters(plain, logger=False)  # the model's alone are logged
         check_least(0, seed=seed)
         self.batch_size = batch_size
@@ -159,6 +157,40 @@ class DataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
         )
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the constructors were given that are at work now: the leaf's are the last."""
+        arguments: dict[str, Any] = {}
+        frame = inspect.currentframe()
+        frame = frame and frame.f_back
+        while frame is not None and frame.f_locals.get("self") is self:
+            if "__class__" in frame.f_locals:  # not of a wrapper
+                parameters = inspect.signature(frame.f_locals["__class__"].__init__).parameters.values()
+                names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+                arguments |= {name: frame.f_locals[name] for name in names if name != "self"}
+            frame = frame.f_back
+        return arguments
+
+
+def former_argument(name: str, todays: str) -> Callable[[type[Module]], type[Module]]:
+    """Class decorator: the argument `todays` of a data module may still be called `name`, with a warning."""
+
+    def decorator(cls: type[Module]) -> type[Module]:
+        init: Callable[..., None] = cls.__init__
+
+        @wraps(init)
+        def wrapper(self: Module, *args: Any, **kwargs: Any) -> None:
+            if name in kwargs:
+                if todays in kwargs:
+                    raise TypeError(f"{cls.__name__} got {todays} and its former name {name}")
+                warnings.warn(f"{name} of {cls.__name__} is called {todays} now", FutureWarning, stacklevel=2)
+                kwargs[todays] = kwargs.pop(name)
+            init(self, *args, **kwargs)
+
+        cls.__init__ = wrapper  # type: ignore[method-assign]
+        return cls
+
+    return decorator
 
 
 def _is_plain(value: Any) -> bool:

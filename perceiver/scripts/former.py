@@ -16,7 +16,7 @@ import yaml
 
 # Former name of a flag -> its name. What follows the former name stays: model.optimizer.lr -> optimizer.lr.
 RENAMED = {
-    "data.dataset_uri": "data.source",
+    **{f"data.{name}": "data.source" for name in ("data_dir", "dataset_id", "dataset_uri", "repo_id")},
     "model.max_grad_norm": "trainer.gradient_clip_val",
     "model.optimizer": "optimizer",
     "model.scheduler": "lr_scheduler",
@@ -24,6 +24,7 @@ RENAMED = {
     "trainer.replace_sampler_ddp": "trainer.use_distributed_sampler",
     "trainer.resume_from_checkpoint": "ckpt_path",
 }
+FLOW = ("FlyingChairsDataModule", "KittiFlowDataModule", "SintelFlowDataModule")  # their source was their dataset_dir
 # Flags that are no more -> the values that ask for nothing else than what happens now.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "data.shuffle": (True,),  # training examples are shuffled, the others are not
@@ -54,6 +55,7 @@ def todays(arguments: Sequence[str]) -> list[str]:
     """
     flags = list(_flags(arguments))
     own = not any(name == "data" and not _is_own(value) for name, value in flags)
+    flow = any(name == "data" and str(value).split(".")[-1] in FLOW for name, value in flags)
     devices = [value for name, value in flags if name == "trainer.devices"]
     result: list[str] = []
     for name, value in flags:
@@ -71,8 +73,10 @@ def todays(arguments: Sequence[str]) -> list[str]:
             result.append(value or "")
         else:
             todays_name = _renamed(name) if own or not name.startswith("data.") else name
+            if flow and name == "data.dataset_dir":
+                todays_name = "data.source"
             result.append(f"--{todays_name}" if value is None else f"--{todays_name}={value}")
-            if todays_name == "data.source":
+            if name == "data.dataset_uri" and own:
                 result.append("--data.sha256=null")  # the default is that of the default source
     return result
 
@@ -90,7 +94,12 @@ def todays_config(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict) and _is_own(data.get("class_path")):
         data["init_args"] = arguments = dict(data.get("init_args") or {})
         if "dataset_uri" in arguments:
-            arguments |= {"source": arguments.pop("dataset_uri"), "sha256": None}
+            arguments["sha256"] = None
+        names = {name.removeprefix("data.") for name in RENAMED if name.startswith("data.")}
+        if str(data["class_path"]).split(".")[-1] in FLOW:
+            names.add("dataset_dir")
+        for name in names & arguments.keys():
+            arguments["source"] = arguments.pop(name)
         if arguments.get("preproc_workers", 1) is None:  # as many as there are processors; the result is the same
             del arguments["preproc_workers"]
         _leave_out("data", arguments)

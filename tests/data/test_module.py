@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 
 from perceiver.data.examples import Examples
-from perceiver.data.module import DataModule
+from perceiver.data.module import DataModule, former_argument
 
 PACKAGES = [importlib.import_module(f"perceiver.data.{domain}") for domain in ("text", "vision", "audio", "multimodal")]
 MODULES: dict[str, type[DataModule]] = {
@@ -105,3 +105,37 @@ def test_what_there_is_not() -> None:
         data.train_dataloader()
     with pytest.raises(ValueError, match="seed=-1 must be at least 0"):
         Nothing(seed=-1)
+
+
+@former_argument("folder", "source")
+class Files(DataModule):
+    def __init__(self, source: str = "here", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.source = source
+
+
+class Pages(Files):
+    def __init__(self, num_pages: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_pages = num_pages
+
+
+def test_an_argument_may_have_its_former_name() -> None:
+    assert Files().source == "here" and Files("there").hparams.source == "there"
+    with pytest.warns(FutureWarning, match="folder of Files is called source now"):
+        pages = Pages(num_pages=3, folder="there", seed=5)  # type: ignore[call-arg]
+    assert (pages.source, pages.num_pages, pages.seed) == ("there", 3, 5)
+    assert (pages.hparams.source, pages.hparams.num_pages, pages.hparams.seed) == ("there", 3, 5)
+    assert "folder" not in pages.hparams
+    with pytest.raises(TypeError, match="Files got source and its former name folder"):
+        Files(source="a", folder="b")  # type: ignore[call-arg]
+
+
+def test_data_that_is_somewhere_has_it_as_source() -> None:
+    """All data modules call it the same."""
+    elsewhere = {"repo_id", "dataset_id", "data_dir", "path", "folder", "url"}
+    for domain in ("audio", "multimodal", "text", "vision"):
+        package = importlib.import_module(f"perceiver.data.{domain}")
+        for name in package.__all__:
+            if name.endswith("DataModule"):
+                assert not elsewhere & inspect.signature(getattr(package, name).__init__).parameters.keys(), name

@@ -26,7 +26,7 @@ Differences = dict[str, tuple[Any, Any, str]]
 # Flags that 0.11 did not have, with the value at which they do nothing. Those of newer Lightning and torch don't count.
 NEW = {
     "data.init_args.config_name": {"plain_text", "wikitext-103-raw-v1", "en"},
-    "data.init_args.dataset_id": {"ylecun/mnist"},
+    "data.init_args.source": {"ylecun/mnist"},
     "data.init_args.mask_prob": {0.15},  # C4 serves masked language models, too
     "data.init_args.mask_words": {True},
     "data.init_args.mixing": {None},

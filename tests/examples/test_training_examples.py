@@ -184,7 +184,7 @@ def official_model(folder: str) -> Any:
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("execute", [run_here, pytest.param(run_by_bash, marks=pytest.mark.slow)])
 def test_imdb_scripts(execute: Any) -> None:
-    common = ["--data.repo_id=imdb", f"--data.max_seq_len={SEQ_LEN}", "--trainer.max_epochs=1", *TINY_RUN]
+    common = ["--data.source=imdb", f"--data.max_seq_len={SEQ_LEN}", "--trainer.max_epochs=1", *TINY_RUN]
     common += tiny_flags("num_latents", "num_latent_channels", "encoder")
     execute("mlm/train.sh", *common, *tiny_flags("decoder"))
     execute("txt_clf/train.sh", *common, "--model.decoder.num_output_query_channels=14")
@@ -221,7 +221,7 @@ def test_imdb_in_python() -> None:
 @pytest.mark.usefixtures("workplace")
 def test_clm_script() -> None:
     sizes = ["--model.max_latents=8", "--model.num_channels=16", "--model.num_self_attention_layers=1"]
-    flags = ["--data.repo_id=wikitext", f"--data.max_seq_len={SEQ_LEN}", "--trainer.max_steps=2", *TINY_RUN, *sizes]
+    flags = ["--data.source=wikitext", f"--data.max_seq_len={SEQ_LEN}", "--trainer.max_steps=2", *TINY_RUN, *sizes]
     run_here("clm/train.sh", *flags)
     config = clm.LitCausalLanguageModel.load_from_checkpoint(
         "logs/clm_wikitext/version_0/checkpoints/last.ckpt"

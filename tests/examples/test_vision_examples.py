@@ -89,7 +89,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_mnist_in_python_is_the_same_as_the_script(data: str) -> None:
     flags = """--data.batch_size=4 --data.num_workers=0 --trainer.max_epochs=1 --trainer.accelerator=cpu
         --trainer.devices=1 --trainer.strategy=auto --trainer.enable_progress_bar=false"""
-    script.main([*arguments_of("train.sh"), f"--data.dataset_id={data}", *flags.split()])
+    script.main([*arguments_of("train.sh"), f"--data.source={data}", *flags.split()])
     by_script = image_classifier.LitImageClassifier.load_from_checkpoint(
         "logs/img_clf_mnist/version_0/checkpoints/last.ckpt"
     )

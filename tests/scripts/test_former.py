@@ -34,6 +34,9 @@ FLAGS = {
     "--data=MaestroV3DataModule --data.dataset_uri=m.zip": (
         "--data=MaestroV3DataModule --data.source=m.zip --data.sha256=null"
     ),
+    "--data=ImdbDataModule --data.repo_id=x": "--data=ImdbDataModule --data.source=x",
+    "--data=KittiFlowDataModule --data.dataset_dir x": "--data=KittiFlowDataModule --data.source=x",
+    "--data=MNISTDataModule --data.dataset_dir=x": "--data=MNISTDataModule --data.dataset_dir=x",
     "--data=MNISTDataModule --data.shuffle=true": "--data=MNISTDataModule",
     "--data=perceiver.data.vision.MNISTDataModule --data.shuffle=true": "--data=perceiver.data.vision.MNISTDataModule",
     "--trainer.strategy=ddp_static_graph": "--trainer.strategy=ddp",
@@ -196,9 +199,9 @@ def image_checkpoint(path: Path) -> Any:
 
 
 SCRIPTS = {
-    "txt_clf/valid_all.sh": ("txt_clf/train_all.sh", text_checkpoint, "--data.repo_id=imdb"),
-    "txt_clf/valid_dec.sh": ("txt_clf/train_dec.sh", text_checkpoint, "--data.repo_id=imdb"),
-    "img_clf/valid.sh": ("img_clf/train.sh", image_checkpoint, "--data.dataset_id=mnist"),
+    "txt_clf/valid_all.sh": ("txt_clf/train_all.sh", text_checkpoint, "--data.source=imdb"),
+    "txt_clf/valid_dec.sh": ("txt_clf/train_dec.sh", text_checkpoint, "--data.source=imdb"),
+    "img_clf/valid.sh": ("img_clf/train.sh", image_checkpoint, "--data.source=mnist"),
 }
 
 

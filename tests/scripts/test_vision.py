@@ -92,7 +92,7 @@ def test_the_command_of_the_docstring(script: ModuleType, capsys: pytest.Capture
 @both
 def test_data_modules_by_name(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for name in TASKS[script.__name__.split(".")[-1].replace("_", "-")].data:
-        folder = {"ImageFolderDataModule": ["--data.data_dir=x"]}.get(name, [])
+        folder = {"ImageFolderDataModule": ["--data.source=x"]}.get(name, [])
         if script is optical_flow and "Synthetic" not in name:
             folder = ["--data.dataset_dir=x"]
         data = printed_config(script, capsys, "fit", f"--data={name}", *folder)["data"]
@@ -166,7 +166,7 @@ def test_image_classifier_from_fit_to_convert(tmp_path: Path, monkeypatch: pytes
             for i in range(number):
                 PIL.Image.fromarray(np.full((9, 14), grey + i, np.uint8)).save(folder / f"{i}.png")
     runs = Runs(image_classifier, monkeypatch)
-    data = {"data": "ImageFolderDataModule", "data.data_dir": "images", "data.image_shape": "[8,12,1]"} | COMMON
+    data = {"data": "ImageFolderDataModule", "data.source": "images", "data.image_shape": "[8,12,1]"} | COMMON
     model_flags = TINY | {"model.decoder.num_output_query_channels": 8, "model.label_smoothing": 0.1}
     fitted = runs.run("fit", data | model_flags | {"trainer.max_epochs": 1})
     config = fitted.model.model.config

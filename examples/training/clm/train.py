@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     data = WikiTextDataModule(
-        repo_id=arguments.data,
+        source=arguments.data,
         task=Task.clm,
         tokenizer=arguments.tokenizer,
         max_seq_len=arguments.max_seq_len,

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--devices", type=int, default=2)
     arguments = parser.parse_args(argv)
 
-    data = MNISTDataModule(dataset_id=arguments.data, batch_size=arguments.batch_size)
+    data = MNISTDataModule(source=arguments.data, batch_size=arguments.batch_size)
     checkpoints = ModelCheckpoint(filename="{epoch:03d}-{val_loss:.3f}", monitor="val_loss")
     trainer = pl.Trainer(
         max_epochs=arguments.max_epochs,

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = replace(config, activation_checkpointing=True)  # as the published run, for cards with 12 GB
 
     data = ImdbDataModule(
-        repo_id=arguments.data,
+        source=arguments.data,
         tokenizer=arguments.model,
         max_seq_len=config.encoder.max_seq_len,
         add_special_tokens=True,

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     mlm_config = mlm.PerceiverMaskedLanguageModelConfig.from_pretrained(arguments.encoder).backend_config
     data = ImdbDataModule(
-        repo_id=arguments.data,
+        source=arguments.data,
         task=Task.clf,
         tokenizer=arguments.encoder,
         max_seq_len=mlm_config.encoder.max_seq_len,

@@ -3,15 +3,17 @@
 from typing import Any
 
 from perceiver.data.hub import HubSplits, SplitOff
+from perceiver.data.module import former_argument
 from perceiver.data.text.common import TextDataModule
 
 
+@former_argument("repo_id", "source")
 class BookCorpusDataModule(TextDataModule):
     """Sentences of books, in the order of the books. The last ones are for validation: neighbours are not apart.
 
     Args:
         dataset_dir: folder for preprocessed text.
-        repo_id: hub id, or a local folder in the layout of the hub, with a column `text`.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with a column `text`.
         config_name: configuration of the data set.
         revision: commit, tag or branch on the hub. The default one has the data as Parquet files; the main branch has a
             script, which the library `datasets` no longer runs.
@@ -24,7 +26,7 @@ class BookCorpusDataModule(TextDataModule):
         self,
         dataset_dir: str = ".cache/bookcorpus",
         *,
-        repo_id: str = "bookcorpus/bookcorpus",
+        source: str = "bookcorpus/bookcorpus",
         config_name: str | None = None,
         revision: str | None = "refs/convert/parquet",
         source_train_size: float | int | None = None,
@@ -32,10 +34,11 @@ class BookCorpusDataModule(TextDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        source = HubSplits(repo_id, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
-        self.raw_data = SplitOff(source, source_train_size, source_valid_size, scattered=False)
+        documents = HubSplits(source, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
+        self.raw_data = SplitOff(documents, source_train_size, source_valid_size, scattered=False)
 
 
+@former_argument("repo_id", "source")
 class BookCorpusOpenDataModule(TextDataModule):
     """Whole books; those for validation are drawn from all, the same each time.
 
@@ -43,7 +46,7 @@ class BookCorpusOpenDataModule(TextDataModule):
 
     Args:
         dataset_dir: folder for preprocessed text.
-        repo_id: hub id, or a local folder in the layout of the hub, with a column `text`.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with a column `text`.
         config_name: configuration of the data set.
         revision: commit, tag or branch on the hub. What is cached for a branch stays as it is when the branch moves.
         source_train_size: share or number of books for training; None takes all that are not for validation.
@@ -56,7 +59,7 @@ class BookCorpusOpenDataModule(TextDataModule):
         self,
         dataset_dir: str = ".cache/bookcorpusopen",
         *,
-        repo_id: str = "lucadiliello/bookcorpusopen",
+        source: str = "lucadiliello/bookcorpusopen",
         config_name: str | None = None,
         revision: str | None = None,
         source_train_size: float | int | None = None,
@@ -65,5 +68,5 @@ class BookCorpusOpenDataModule(TextDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, preproc_batch_size=preproc_batch_size, **kwargs)
-        source = HubSplits(repo_id, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
-        self.raw_data = SplitOff(source, source_train_size, source_valid_size, scattered=True)
+        documents = HubSplits(source, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
+        self.raw_data = SplitOff(documents, source_train_size, source_valid_size, scattered=True)

@@ -7,7 +7,7 @@ import torch
 
 from perceiver.data.checks import check_least, check_share
 from perceiver.data.hub import HubSplits
-from perceiver.data.module import DataModule
+from perceiver.data.module import DataModule, former_argument
 from perceiver.data.text.collator import DefaultCollator
 from perceiver.data.text.common import (
     Task,
@@ -23,6 +23,7 @@ from perceiver.processing.text import PaddingSide, check_text_arguments
 from perceiver.processing.tokenization import tokenizer_fingerprint
 
 
+@former_argument("repo_id", "source")
 class C4DataModule(DataModule):
     """Streams text for causal (task clm) or masked (task mlm) language modelling; nothing is preprocessed or cached.
 
@@ -42,7 +43,7 @@ class C4DataModule(DataModule):
         mask_prob: mlm: share of words (or tokens) to predict, in (0, 1).
         mask_words: mlm: mask whole words; otherwise single tokens.
         padding_side: clm: "left", which is the default, or "right". mlm: "right".
-        repo_id: hub id, or a local folder in the layout of the hub, with a column `text`.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with a column `text`.
         config_name: configuration of the data set.
         revision: commit, tag or branch on the hub.
         concat_batch_size: documents that are tokenised at a time; changes nothing in the batches.
@@ -74,7 +75,7 @@ class C4DataModule(DataModule):
         mask_prob: float = 0.15,
         mask_words: bool = True,
         padding_side: PaddingSide | None = None,
-        repo_id: str = "allenai/c4",
+        source: str = "allenai/c4",
         config_name: str | None = "en",
         revision: str | None = None,
         concat_batch_size: int = 16,
@@ -100,7 +101,7 @@ class C4DataModule(DataModule):
             raise ValueError(f"rank={rank} must be in [0, world_size={world_size}), or both None")
         self.tokenizer_source, self.max_seq_len, self.min_seq_len = tokenizer, max_seq_len, min_seq_len
         self.task, self.mask_prob, self.mask_words = task, mask_prob, mask_words
-        self.raw_data = HubSplits(repo_id, config_name, revision)
+        self.raw_data = HubSplits(source, config_name, revision)
         self.concat_batch_size, self.shuffle_window_size = concat_batch_size, shuffle_window_size
         self.batches_per_epoch, self.num_valid_workers = batches_per_epoch, num_valid_workers
         self.rank, self.world_size = rank, world_size

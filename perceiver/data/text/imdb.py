@@ -3,9 +3,11 @@
 from typing import Any
 
 from perceiver.data.hub import HubSplits
+from perceiver.data.module import former_argument
 from perceiver.data.text.common import Task, TextDataModule
 
 
+@former_argument("repo_id", "source")
 class ImdbDataModule(TextDataModule):
     """IMDb reviews.
 
@@ -15,7 +17,8 @@ class ImdbDataModule(TextDataModule):
 
     Args:
         dataset_dir: folder for preprocessed text.
-        repo_id: hub id, or a local folder in the layout of the hub, with the columns `text` and `label`.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with the columns `text` and
+            `label`.
         config_name: configuration of the data set.
         revision: commit, tag or branch on the hub. What is cached for a branch stays as it is when the branch moves.
         **kwargs: see `TextDataModule`.
@@ -28,11 +31,11 @@ class ImdbDataModule(TextDataModule):
         self,
         dataset_dir: str = ".cache/imdb",
         *,
-        repo_id: str = "stanfordnlp/imdb",
+        source: str = "stanfordnlp/imdb",
         config_name: str | None = "plain_text",
         revision: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
         splits = {"train": "train" if self.task is Task.clf else "unsupervised", "valid": "test", "test": "test"}
-        self.raw_data = HubSplits(repo_id, config_name, revision, splits, num_workers=self.preproc_workers)
+        self.raw_data = HubSplits(source, config_name, revision, splits, num_workers=self.preproc_workers)

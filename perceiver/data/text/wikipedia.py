@@ -3,15 +3,17 @@
 from typing import Any
 
 from perceiver.data.hub import HubSplits, SplitOff
+from perceiver.data.module import former_argument
 from perceiver.data.text.common import TextDataModule
 
 
+@former_argument("repo_id", "source")
 class WikipediaDataModule(TextDataModule):
     """Articles of Wikipedia; those for validation are drawn from all, the same each time.
 
     Args:
         dataset_dir: folder for preprocessed text.
-        repo_id: hub id, or a local folder in the layout of the hub, with a column `text`.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with a column `text`.
         config_name: date and language of the dump.
         revision: commit, tag or branch on the hub. What is cached for a branch stays as it is when the branch moves.
         source_train_size: share or number of articles for training; None takes all that are not for validation.
@@ -23,7 +25,7 @@ class WikipediaDataModule(TextDataModule):
         self,
         dataset_dir: str = ".cache/wikipedia",
         *,
-        repo_id: str = "wikimedia/wikipedia",
+        source: str = "wikimedia/wikipedia",
         config_name: str | None = "20231101.en",
         revision: str | None = None,
         source_train_size: float | int | None = None,
@@ -31,5 +33,5 @@ class WikipediaDataModule(TextDataModule):
         **kwargs: Any,
     ):
         super().__init__(dataset_dir, **kwargs)
-        source = HubSplits(repo_id, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
-        self.raw_data = SplitOff(source, source_train_size, source_valid_size, scattered=True)
+        articles = HubSplits(source, config_name, revision, {"train": "train"}, num_workers=self.preproc_workers)
+        self.raw_data = SplitOff(articles, source_train_size, source_valid_size, scattered=True)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from perceiver.data.cache import Cache, source_key
 from perceiver.data.checks import check_least
 from perceiver.data.hub import HubSplits
-from perceiver.data.module import DataModule
+from perceiver.data.module import DataModule, former_argument
 from perceiver.data.text.collator import DefaultCollator
 from perceiver.data.text.common import count_tokens, load_tokenizer, make_preprocessor
 from perceiver.data.text.corpus import LabelledWords, write_corpus
@@ -103,11 +103,12 @@ class WordLabelsDataModule(DataModule):
         write_corpus(result, splits, encode, self.preproc_batch_size, self.preproc_workers)
 
 
+@former_argument("repo_id", "source")
 class TokenClassificationDataModule(WordLabelsDataModule):
     """A data set with lists of words and of labels, and the splits train, validation and possibly test.
 
     Args:
-        repo_id: hub id, or a local folder in the layout of the hub.
+        source: where the data is: a hub id, or a local folder in the layout of the hub.
         dataset_dir: folder for preprocessed text.
         config_name: configuration of the data set.
         revision: commit, tag or branch on the hub. What is cached for a branch stays as it is when the branch moves.
@@ -119,7 +120,7 @@ class TokenClassificationDataModule(WordLabelsDataModule):
 
     def __init__(
         self,
-        repo_id: str,
+        source: str,
         dataset_dir: str = ".cache/token_classification",
         *,
         config_name: str | None = None,
@@ -134,7 +135,7 @@ class TokenClassificationDataModule(WordLabelsDataModule):
         if not {"train", "valid"} <= splits.keys() <= {"train", "valid", "test"}:
             raise ValueError(f"splits={splits} must have train and valid, and may have test")
         columns = {tokens_column: TOKENS, tags_column: TAGS}
-        self.raw_data = HubSplits(repo_id, config_name, revision, splits, columns)
+        self.raw_data = HubSplits(source, config_name, revision, splits, columns)
 
 
 class LocalTokenClassificationDataModule(WordLabelsDataModule):

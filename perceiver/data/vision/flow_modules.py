@@ -21,7 +21,7 @@ from torch import Tensor
 
 from perceiver.data.checks import check_least
 from perceiver.data.examples import Examples
-from perceiver.data.module import DataModule
+from perceiver.data.module import DataModule, former_argument
 from perceiver.data.streams import SPLITS, stream
 from perceiver.data.vision.flow_examples import FlowExample, crop, jitter_colors, mirror
 from perceiver.data.vision.flow_folders import FlowFolder, flying_chairs_files, kitti_files, sintel_files, sintel_scenes
@@ -159,30 +159,32 @@ class SyntheticFlowDataModule(OpticalFlowDataModule):
         return {split: SyntheticFlow(number, *settings) for split, number in self.num_examples.items()}
 
 
+@former_argument("dataset_dir", "source")
 class FlyingChairsDataModule(OpticalFlowDataModule):
     """FlyingChairs, 22,872 examples of 384x512 pixels, 640 of which validate: see `flying_chairs_files`.
 
     Args:
-        dataset_dir: the folder with `data` in it.
-        split_file: which examples validate, `FlyingChairs_train_val.txt` in `dataset_dir` by default.
+        source: the folder with `data` in it.
+        split_file: which examples validate, `FlyingChairs_train_val.txt` in `source` by default.
         **kwargs: see `OpticalFlowDataModule`.
     """
 
-    def __init__(self, dataset_dir: str, split_file: str | None = None, **kwargs: Any):
+    def __init__(self, source: str, split_file: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.dataset_dir, self.split_file = dataset_dir, split_file
+        self.folder, self.split_file = source, split_file
 
     def load(self) -> dict[str, FlowFolder]:
-        train = flying_chairs_files(self.dataset_dir, "train", self.split_file)
-        valid = flying_chairs_files(self.dataset_dir, "valid", self.split_file)
+        train = flying_chairs_files(self.folder, "train", self.split_file)
+        valid = flying_chairs_files(self.folder, "valid", self.split_file)
         return {"train": FlowFolder(train), "valid": FlowFolder(valid)}
 
 
+@former_argument("dataset_dir", "source")
 class SintelFlowDataModule(OpticalFlowDataModule):
     """Sintel, 1,041 examples of 436x1024 pixels in 23 scenes: see `sintel_files`.
 
     Args:
-        dataset_dir: the folder with `training` in it.
+        source: the folder with `training` in it.
         rendering: "clean", or "final" with blur and atmosphere.
         valid_scenes: scenes that validate, and don't train.
         **kwargs: see `OpticalFlowDataModule`.
@@ -193,28 +195,29 @@ class SintelFlowDataModule(OpticalFlowDataModule):
 
     def __init__(
         self,
-        dataset_dir: str,
+        source: str,
         rendering: Literal["clean", "final"] = "final",
         valid_scenes: Sequence[str] = ("ambush_2", "ambush_6", "bamboo_2", "cave_4", "market_6", "temple_2"),
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.dataset_dir, self.rendering, self.valid_scenes = dataset_dir, rendering, tuple(valid_scenes)
+        self.folder, self.rendering, self.valid_scenes = source, rendering, tuple(valid_scenes)
 
     def load(self) -> dict[str, FlowFolder]:
-        scenes = sintel_scenes(self.dataset_dir)
+        scenes = sintel_scenes(self.folder)
         train_scenes = [scene for scene in scenes if scene not in self.valid_scenes]
         if not set(self.valid_scenes) <= set(scenes) or not train_scenes or not self.valid_scenes:
             raise ValueError(f"valid_scenes={self.valid_scenes} must be some of {scenes}, and not all")
         parts = {"train": train_scenes, "valid": self.valid_scenes}
-        return {split: FlowFolder(sintel_files(self.dataset_dir, self.rendering, s)) for split, s in parts.items()}
+        return {split: FlowFolder(sintel_files(self.folder, self.rendering, s)) for split, s in parts.items()}
 
 
+@former_argument("dataset_dir", "source")
 class KittiFlowDataModule(OpticalFlowDataModule):
     """KITTI 2015, 200 examples of about 375x1242 pixels with sparse flow: see `kitti_files`.
 
     Args:
-        dataset_dir: the folder with `training` in it.
+        source: the folder with `training` in it.
         flow: "flow_occ", of all pixels, or "flow_noc", without those that are not seen in the second frame.
         valid_every: every so many examples one validates, and doesn't train.
         **kwargs: see `OpticalFlowDataModule`.
@@ -224,13 +227,13 @@ class KittiFlowDataModule(OpticalFlowDataModule):
     """
 
     def __init__(
-        self, dataset_dir: str, flow: Literal["flow_occ", "flow_noc"] = "flow_occ", valid_every: int = 5, **kwargs: Any
+        self, source: str, flow: Literal["flow_occ", "flow_noc"] = "flow_occ", valid_every: int = 5, **kwargs: Any
     ):
         super().__init__(**kwargs)
         check_least(2, valid_every=valid_every)
-        self.dataset_dir, self.flow, self.valid_every = dataset_dir, flow, valid_every
+        self.folder, self.flow, self.valid_every = source, flow, valid_every
 
     def load(self) -> dict[str, FlowFolder]:
-        files = kitti_files(self.dataset_dir, self.flow)
+        files = kitti_files(self.folder, self.flow)
         train = [example for i, example in enumerate(files) if i % self.valid_every]
         return {"train": FlowFolder(train), "valid": FlowFolder(files[:: self.valid_every])}

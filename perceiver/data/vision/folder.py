@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 
+from perceiver.data.module import former_argument
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.images import Splits, image_dataset, stratified_splits
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
@@ -14,14 +15,15 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
+@former_argument("data_dir", "source")
 class ImageFolderDataModule(ImageDataModule):
     """Images of any size, in a folder per class, whose name is that of the class.
 
-        data_dir/<class>/*.png          split at random
-        data_dir/train/<class>/*.png    as they are, also "valid", "val" or "validation", and "test", where they exist
+        source/<class>/*.png            split at random
+        source/train/<class>/*.png      as they are, also "valid", "val" or "validation", and "test", where they exist
 
     Args:
-        data_dir: the folder. Files that are no images by their names are left out; so is what begins with a dot.
+        source: the folder. Files that are no images by their names are left out; so is what begins with a dot.
         image_shape: (H, W, C) of images in batches. C is 3, or 1 for grayscale.
         center_crop: of validation and test images, resize the center crop of 7/8 of the shorter side, as for the
             official models. Otherwise images are resized as a whole.
@@ -38,7 +40,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def __init__(
         self,
-        data_dir: str,
+        source: str,
         *,
         image_shape: tuple[int, int, int] = (224, 224, 3),
         center_crop: bool = False,
@@ -60,11 +62,11 @@ class ImageFolderDataModule(ImageDataModule):
             image_std=image_std,
         )
         super().__init__(image_processor, (height, width), **kwargs)
-        self.data_dir = Path(data_dir)
+        self.folder = Path(source)
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
 
     def load(self) -> Splits:
-        folders = split_folders(self.data_dir)
+        folders = split_folders(self.folder)
         label_names = [folder.name for folder in class_folders(folders["train"])]
         splits = {split: read_folder(folder, label_names) for split, folder in folders.items()}
         rest = stratified_splits(
@@ -75,18 +77,18 @@ class ImageFolderDataModule(ImageDataModule):
         return {**splits, **rest}
 
 
-def split_folders(data_dir: Path) -> dict[str, Path]:
-    """Folders of the splits, each with its class folders. `data_dir` is "train" itself if it has no such folder.
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Folders of the splits, each with its class folders. `folder` is "train" itself if it has no such folder.
 
     A class may be called "train": its folder has images in it, and no folders.
     """
     found = {
-        split: folder
+        split: inner
         for split, names in SPLIT_FOLDERS.items()
-        for folder in (data_dir / name for name in names)
-        if class_folders(folder)
+        for inner in (folder / name for name in names)
+        if class_folders(inner)
     }
-    return found if "train" in found else {"train": data_dir}
+    return found if "train" in found else {"train": folder}
 
 
 def class_folders(folder: Path) -> list[Path]:

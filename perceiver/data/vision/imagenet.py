@@ -3,6 +3,7 @@
 from typing import Any
 
 from perceiver.data.hub import HubSplits
+from perceiver.data.module import former_argument
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.transforms import IMAGENET_AUGMENTATION, IMAGENET_MIXING, Augmentation, Mixing
 from perceiver.moved import moved_names
@@ -11,6 +12,7 @@ from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 __getattr__ = moved_names(__name__)
 
 
+@former_argument("dataset_id", "source")
 class ImageNetDataModule(ImageDataModule):
     """ImageNet, or any data set with the splits train and validation.
 
@@ -20,8 +22,8 @@ class ImageNetDataModule(ImageDataModule):
 
     Args:
         dataset_dir: folder for what is downloaded, about 150 GB.
-        dataset_id: hub id, or a local folder in the layout of the hub, with the columns `image` and `label`. The hub
-            lets in who has accepted the terms of ImageNet and is logged in.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with the columns `image` and
+            `label`. The hub lets in who has accepted the terms of ImageNet and is logged in.
         revision: commit, tag or branch on the hub.
         image_size: height and width of the images in batches.
         augmentation: random changes of training images.
@@ -33,7 +35,7 @@ class ImageNetDataModule(ImageDataModule):
         self,
         dataset_dir: str = ".cache/imagenet",
         *,
-        dataset_id: str = "ILSVRC/imagenet-1k",
+        source: str = "ILSVRC/imagenet-1k",
         revision: str | None = None,
         image_size: int = 224,
         augmentation: Augmentation | None = IMAGENET_AUGMENTATION,
@@ -44,4 +46,4 @@ class ImageNetDataModule(ImageDataModule):
         super().__init__(image_processor, (image_size, image_size), augmentation=augmentation, mixing=mixing, **kwargs)
         self.dataset_dir = dataset_dir
         names = {"train": "train", "valid": "validation", "test": "validation"}
-        self.raw_data = HubSplits(dataset_id, None, revision, names)
+        self.raw_data = HubSplits(source, None, revision, names)

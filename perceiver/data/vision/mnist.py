@@ -3,6 +3,7 @@
 from typing import Any
 
 from perceiver.data.hub import HubSplits
+from perceiver.data.module import former_argument
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.transforms import Augmentation
 from perceiver.moved import moved_names
@@ -13,6 +14,7 @@ __getattr__ = moved_names(__name__)
 SIZE = 28
 
 
+@former_argument("dataset_id", "source")
 class MNISTDataModule(ImageDataModule):
     """MNIST, or any data set with the splits train and test and images of its size.
 
@@ -21,7 +23,8 @@ class MNISTDataModule(ImageDataModule):
 
     Args:
         dataset_dir: folder for what is downloaded.
-        dataset_id: hub id, or a local folder in the layout of the hub, with the columns `image` and `label`.
+        source: where the data is: a hub id, or a local folder in the layout of the hub, with the columns `image` and
+            `label`.
         revision: commit, tag or branch on the hub.
         normalize: scale pixels to [-1, 1]; otherwise they are in [0, 1].
         channels_last: batches are (B, 28, 28, 1); otherwise (B, 1, 28, 28).
@@ -36,7 +39,7 @@ class MNISTDataModule(ImageDataModule):
         self,
         dataset_dir: str = ".cache/mnist",
         *,
-        dataset_id: str = "ylecun/mnist",
+        source: str = "ylecun/mnist",
         revision: str | None = None,
         normalize: bool = True,
         channels_last: bool = True,
@@ -57,4 +60,4 @@ class MNISTDataModule(ImageDataModule):
         augmentation = None if random_crop is None else Augmentation(max_shift=random_crop)
         super().__init__(image_processor, (SIZE, SIZE), augmentation=augmentation, **kwargs)
         self.dataset_dir = dataset_dir
-        self.raw_data = HubSplits(dataset_id, None, revision, {"train": "train", "valid": "test", "test": "test"})
+        self.raw_data = HubSplits(source, None, revision, {"train": "train", "valid": "test", "test": "test"})

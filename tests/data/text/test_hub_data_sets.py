@@ -55,13 +55,13 @@ def options(tmp_path, byte_tokenizer_dir):
 
 @pytest.mark.parametrize("task", [Task.mlm, Task.clm])
 def test_imdb_language_modelling(tmp_path, options, task):
-    data = prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "imdb"), task=task, **options))
+    data = prepared(ImdbDataModule(source=imdb_folder(tmp_path / "imdb"), task=task, **options))
     assert text_of(data, "train") == "".join(f"unsupervised review {i} " for i in range(12))
     assert text_of(data, "valid") == text_of(data, "test") == "".join(f"test review {i} " for i in range(12))
 
 
 def test_imdb_classification(tmp_path, options):
-    data = ImdbDataModule(repo_id=imdb_folder(tmp_path / "imdb"), task=Task.clf, batch_size=5, **options)
+    data = ImdbDataModule(source=imdb_folder(tmp_path / "imdb"), task=Task.clf, batch_size=5, **options)
     assert (data.label_names, data.num_classes) == (["neg", "pos"], 2)
     prepared(data)
     assert text_of(data, "train") == "".join(f"train review {i} " for i in range(12))
@@ -73,15 +73,15 @@ def test_imdb_classification(tmp_path, options):
 
 def test_bad_imdb(tmp_path, options):
     with pytest.raises(ValueError, match=r"label 2 in column 'label' must be in \[0, 2\), one of \['neg', 'pos'\]"):
-        prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "a", (0, 1, 2)), task=Task.clf, **options))
+        prepared(ImdbDataModule(source=imdb_folder(tmp_path / "a", (0, 1, 2)), task=Task.clf, **options))
     with pytest.raises(ValueError, match=r"split 'train' has no column 'label', only \['text', 'stars'\]"):
-        prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "b", column="stars"), task=Task.clf, **options))
+        prepared(ImdbDataModule(source=imdb_folder(tmp_path / "b", column="stars"), task=Task.clf, **options))
     damaged = tmp_path / "b" / "plain_text" / "train-00000-of-00001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"cannot load .*"):
-        prepared(ImdbDataModule(repo_id=str(tmp_path / "b"), **options))
+        prepared(ImdbDataModule(source=str(tmp_path / "b"), **options))
     with pytest.raises(ValueError, match=r"cannot load .*missing"):
-        prepared(ImdbDataModule(repo_id=str(tmp_path / "missing"), **options))
+        prepared(ImdbDataModule(source=str(tmp_path / "missing"), **options))
 
 
 @pytest.mark.parametrize("module", [WikipediaDataModule, BookCorpusDataModule, BookCorpusOpenDataModule])
@@ -91,7 +91,7 @@ def test_data_sets_without_validation_split(tmp_path, options, module):
     Dataset.from_dict({"title": ["t"] * 20, "text": [f"{i:02} " for i in range(20)]}).to_json(
         tmp_path / "hub/train.jsonl"
     )
-    source = {"repo_id": str(tmp_path / "hub"), "config_name": None, "revision": None}
+    source = {"source": str(tmp_path / "hub"), "config_name": None, "revision": None}
     data = prepared(module(source_valid_size=0.2, **source, **options))
     train, valid = (text_of(data, split).split() for split in ("train", "valid"))
     assert len(valid) == 4
@@ -181,7 +181,7 @@ def _accepts(module: type[TextDataModule], task: Task) -> bool:
     ],
 )
 def test_a_cache_that_another_version_wrote_or_that_is_damaged(tmp_path, options, file, content, message):
-    data = prepared(ImdbDataModule(repo_id=imdb_folder(tmp_path / "imdb"), task=Task.clf, **options))
+    data = prepared(ImdbDataModule(source=imdb_folder(tmp_path / "imdb"), task=Task.clf, **options))
     (data.cache_dir / file).unlink()
     if content is not None:
         (data.cache_dir / file).write_text(content)

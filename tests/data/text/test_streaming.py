@@ -67,7 +67,7 @@ def folder(tmp_path_factory) -> Path:
 def module(folder, byte_tokenizer_dir):
     def make(**kwargs: Any) -> C4DataModule:
         defaults = {"max_seq_len": 23, "batch_size": 3, "num_train_workers": 0, "num_valid_workers": 0}
-        options = {"repo_id": str(folder), "batches_per_epoch": 7, "shuffle_window_size": 6, "concat_batch_size": 4}
+        options = {"source": str(folder), "batches_per_epoch": 7, "shuffle_window_size": 6, "concat_batch_size": 4}
         return C4DataModule(byte_tokenizer_dir, **{**defaults, **options, **kwargs})
 
     return make
@@ -100,7 +100,7 @@ def documents(rows: list[list[int]]) -> list[str]:
 def test_recorded_chunks(tmp_path, module):
     """Windows are joined; the published library began anew after each, and lost its tail."""
     hub_folder(tmp_path / "c4", [LINES * 3])
-    loader = one_pass(module(repo_id=str(tmp_path / "c4"), max_seq_len=7, shuffle_window_size=3, concat_batch_size=3))
+    loader = one_pass(module(source=str(tmp_path / "c4"), max_seq_len=7, shuffle_window_size=3, concat_batch_size=3))
     loader.stream.shuffle = False
     rows = real_tokens(loader)
     assert rows[:2] == [[103, 104, 105, 38, 106, 107, 108, 2], [109, 110, 2, 111, 112, 113, 114, 115]]
@@ -334,17 +334,17 @@ def test_bad_arguments(module, change, message):
 
 def test_bad_data(tmp_path, module, byte_tokenizer_dir, fast_tokenizer_dir):
     with pytest.raises(ValueError, match=r"cannot load .*missing"):
-        module(repo_id=str(tmp_path / "missing")).train_dataloader()
+        module(source=str(tmp_path / "missing")).train_dataloader()
     with pytest.raises(ValueError, match="'de' not found"):
         module(config_name="de").train_dataloader()
     hub_folder(tmp_path / "body", [["a"]], column="body")
     with pytest.raises(ValueError, match=r"no column 'text', only \['body', 'timestamp', 'url'\]"):
-        module(repo_id=str(tmp_path / "body")).train_dataloader()
+        module(source=str(tmp_path / "body")).train_dataloader()
     hub_folder(tmp_path / "few", [["a", "b"]])
     with pytest.raises(ValueError, match="stream 2 of 3 has no document"):
-        next(iter(module(repo_id=str(tmp_path / "few"), rank=2, world_size=3).train_dataloader()))
+        next(iter(module(source=str(tmp_path / "few"), rank=2, world_size=3).train_dataloader()))
     with pytest.raises(ValueError, match=r"has no end-of-text token \(eos_token\) to separate documents"):
-        C4DataModule(fast_tokenizer_dir, 8, repo_id=str(tmp_path / "few")).train_dataloader()
+        C4DataModule(fast_tokenizer_dir, 8, source=str(tmp_path / "few")).train_dataloader()
 
 
 def test_a_state_is_for_the_same_settings(module):

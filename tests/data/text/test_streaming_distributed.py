@@ -20,7 +20,7 @@ folder, rank = sys.argv[1], int(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 
 def loader():
-    data = C4DataModule(f"{folder}/tokenizer", 23, repo_id=f"{folder}/hub", batch_size=3, num_train_workers=0,
+    data = C4DataModule(f"{folder}/tokenizer", 23, source=f"{folder}/hub", batch_size=3, num_train_workers=0,
                         shuffle_window_size=6, rank=rank, world_size=2)
     return data.train_dataloader()
 

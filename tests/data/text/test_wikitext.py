@@ -43,7 +43,7 @@ def module(tmp_path, byte_tokenizer_dir):
     def make(**kwargs: object) -> WikiTextDataModule:
         data = WikiTextDataModule(
             str(tmp_path / "cache"),
-            repo_id=str(tmp_path / "wikitext"),
+            source=str(tmp_path / "wikitext"),
             tokenizer=byte_tokenizer_dir,
             **{"max_seq_len": 32, "num_workers": 0, **kwargs},
         )
@@ -76,7 +76,7 @@ def test_config_and_files_are_part_of_the_cache_key(tmp_path, module):
 
 def test_the_order_of_the_file_system_is_not_part_of_the_cache_key(tmp_path, monkeypatch):
     folder = hub_folder(tmp_path / "wikitext")
-    identity = WikiTextDataModule(repo_id=str(folder), tokenizer="unused", max_seq_len=32).raw_data.identity
+    identity = WikiTextDataModule(source=str(folder), tokenizer="unused", max_seq_len=32).raw_data.identity
     found, names = list(folder.rglob("*")), identity()["files"]
     assert len(names) == 7
     for order in (found, found[::-1]):

@@ -266,7 +266,7 @@ def test_arguments_are_flags(module: type[OpticalFlowDataModule]) -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(module, "data")
     flags = ["--data.image_shape=[24, 32]", "--data.batch_size=3", "--data.seed=5"]
-    flags += [] if module is SyntheticFlowDataModule else ["--data.dataset_dir=x", "--data.color_jitter=0.1"]
+    flags += [] if module is SyntheticFlowDataModule else ["--data.source=x", "--data.color_jitter=0.1"]
     data = parser.instantiate_classes(parser.parse_args(flags)).data
     assert (data.image_shape, data.batch_size, data.seed) == ((24, 32), 3, 5)
 

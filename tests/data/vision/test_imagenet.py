@@ -17,7 +17,7 @@ def imagenet(tmp_path):
     for split in ("train", "validation"):
         for i, name in enumerate(NAMES):
             pictures(tmp_path / "hub" / split / name, [f"{split}{j}.jpeg" for j in range(2)], (40 + 9 * i, 60))
-    options = {"dataset_id": str(tmp_path / "hub"), "num_workers": 0}
+    options = {"source": str(tmp_path / "hub"), "num_workers": 0}
 
     def make(**kwargs):
         return prepared(ImageNetDataModule(str(tmp_path / "cache"), **options, **kwargs))

@@ -19,7 +19,7 @@ def mnist(tmp_path):
     folder = hub_folder(tmp_path / "hub", {"train": 25, "test": 12})
 
     def make(**kwargs: object) -> ImageDataModule:
-        return prepared(MNISTDataModule(str(tmp_path / "cache"), dataset_id=folder, num_workers=0, **kwargs))
+        return prepared(MNISTDataModule(str(tmp_path / "cache"), source=folder, num_workers=0, **kwargs))
 
     return make
 
@@ -69,7 +69,7 @@ def test_the_image_processor_is_the_published_one():
 
 def test_wrong_data(tmp_path):
     def read(folder: str, **kwargs: object) -> object:
-        return prepared(MNISTDataModule(str(tmp_path / "cache"), dataset_id=folder, num_workers=0, **kwargs)).examples
+        return prepared(MNISTDataModule(str(tmp_path / "cache"), source=folder, num_workers=0, **kwargs)).examples
 
     with pytest.raises(ValueError, match=r"cannot load .*missing"):
         read(str(tmp_path / "missing"))
