@@ -1,13 +1,12 @@
 """Saving converted models, all files or none, and uploading them with a model card.
 
 Folders have the published format: `config.json` with `model_type` and a nested `model_config`, parameters under the
-names `backend_model.*`.
+names `backend_model.*`. A folder is replaced as a whole, see `replaced`.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,35 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from perceiver.model.huggingface.config import PerceiverBackendConfig
+from perceiver.model.huggingface.folder import replaced
 
-# All files in which transformers looks for weights, shards included.
-_WEIGHT_FILES = [
-    pattern
-    for name, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
-    for pattern in (f"{name}.{suffix}", f"{name}.{suffix}.index.json", f"{name}-[0-9]*-of-[0-9]*.{suffix}")
+# All files in which transformers looks for weights, shards included, and the others that describe a model: those of an
+# old model might win over the new ones, or be read beside them.
+_MODEL_FILES = [
+    "config.json",
+    "generation_config.json",
+    *(
+        pattern
+        for name, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
+        for pattern in (f"{name}.{suffix}", f"{name}.{suffix}.index.json", f"{name}-[0-9]*-of-[0-9]*.{suffix}")
+    ),
 ]
 
 
 def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:
     """Saves a model and its tokenizer or processor so that `save_dir` either gets all files or stays as it is.
 
+    That holds whenever the process is killed, and for any number of processes with the same `save_dir`: what is there
+    afterwards is the model of one of them.
+
     Args:
         model: Model to save.
         processor: Tokenizer or processor, with a `save_pretrained` method. None: the model needs none.
-        save_dir: Folder. In an existing one, weights and files of the same name are replaced, others stay.
+        save_dir: Folder. In an existing one, the model and files of the same name are replaced, others stay.
         kwargs: `push_to_hub=True` uploads the folder too, as one commit to the repository `repo_id` (default: the
             folder's name), with the optional arguments `token`, `private`, `revision` and `commit_message`, and, if
-            the repository has none, a model card, which names `metrics`. Others go to `model.save_pretrained`.
+            the repository has none, a model card, which names `metrics`. Others go to `model.save_pretrained`. An
+            upload that fails leaves `save_dir` as it was, too.
     """
     save_dir = Path(save_dir)
     if save_dir.exists() and not save_dir.is_dir():
@@ -42,23 +51,12 @@ def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path,
     push_to_hub = kwargs.pop("push_to_hub", False)
     upload = {name: kwargs.pop(name, None) for name in ("repo_id", "token", "private", "revision", "commit_message")}
     metrics = kwargs.pop("metrics", None)
-    save_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=save_dir.parent, prefix=f".{save_dir.name}.") as temporary:
-        folder = Path(temporary) / "model"
+    with replaced(save_dir, _MODEL_FILES) as folder:
         model.save_pretrained(folder, **kwargs)
         if processor is not None:
             processor.save_pretrained(folder)
-        names = [file.name for file in folder.iterdir()]
-        if not save_dir.exists():
-            folder.rename(save_dir)
-        else:  # no model as long as it has no config.json
-            for pattern in ("config.json", *_WEIGHT_FILES):  # old weights might win over the new ones
-                for old_file in save_dir.glob(pattern):
-                    old_file.unlink()
-            for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
-                file.replace(save_dir / file.name)
-    if push_to_hub:
-        _upload(model, [save_dir / name for name in names], upload.pop("repo_id") or save_dir.name, metrics, **upload)
+        if push_to_hub:  # from here: in save_dir may soon be the model of another process
+            _upload(model, sorted(folder.iterdir()), upload.pop("repo_id") or save_dir.name, metrics, **upload)
 
 
 def _upload(

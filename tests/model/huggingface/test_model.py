@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, ModelCard
 from transformers import PerceiverTokenizer
 
 from perceiver.model.core.checkpoint import read_checkpoint
-from perceiver.model.huggingface import saving
+from perceiver.model.huggingface import folder as folder_module, saving
 from perceiver.model.huggingface.model import pad_mask_of
 from perceiver.model.huggingface.saving import save_converted
 from perceiver.model.text import clm, mlm
@@ -168,20 +168,27 @@ def test_no_stale_weights_win_over_new_ones(tmp_path: Path, sizes: tuple[str | N
     assert_same_parameters(loaded.state_dict(), new.state_dict())
 
 
-def test_folder_is_no_model_until_it_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Stopped while files are moved into an existing folder: no old config with new weights, or the reverse."""
+def test_failure_of_the_last_step_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     save_converted(hf_model(seed=0), PerceiverTokenizer(), tmp_path / "model")
-    replace = Path.replace
+    before = files(tmp_path)
 
-    def failing(self: Path, target: Path) -> Path:
-        if self.name.startswith("tokenizer"):
-            raise OSError("stopped")
-        return replace(self, target)
+    def failing(*paths: Path) -> None:
+        raise OSError("stopped")
 
-    monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(folder_module, "_exchange", failing)
     with pytest.raises(OSError, match="stopped"):
         save_converted(hf_model(seed=1), PerceiverTokenizer(), tmp_path / "model")
-    assert not (tmp_path / "model" / "config.json").exists()
+    assert files(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_failed_upload_leaves_the_folder_as_it_was(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def failing(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "create_commit", failing)
+    with pytest.raises(OSError, match="no network"):
+        save_converted(hf_model(), PerceiverTokenizer(), tmp_path / "model", push_to_hub=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_save_dir_is_a_file(tmp_path: Path) -> None:
