@@ -258,7 +258,11 @@ class PerceiverBackendModel(PreTrainedModel):
         """
         match self.config.task.processor:
             case "tokenizer":
-                return text_tokenizer(source, self.backend_model.config.encoder)
+                # positions are those of columns
+                tokenizer = text_tokenizer(source, self.backend_model.config.encoder, padding_side="right")
+                if self.config.pad_token_id is None:  # tells padding on the left from a mask that hides something
+                    self.config.pad_token_id = tokenizer.pad_token_id
+                return tokenizer
             case "image_processor" if isinstance(source, str | Path):
                 return AutoImageProcessor.from_pretrained(source)
         return source

@@ -65,8 +65,8 @@ class PerceiverTextClassifier(PerceiverTextModel, PerceiverClassifier):
         Returns:
             `loss`, if there are labels. `logits`: (B, classes), or (B, O, classes) for more than one output query.
         """
-        x = text_input(input_ids, inputs_embeds, position_ids)
-        logits = self.backend_model(x, pad_mask_of(attention_mask))
+        text = self.aligned(text_input(input_ids, inputs_embeds, position_ids), attention_mask)
+        logits = self.backend_model(text.x, pad_mask_of(text.attention_mask))
         return SequenceClassifierOutput(loss=self.loss(logits, labels), logits=logits)
 
 

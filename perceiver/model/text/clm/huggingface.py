@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from typing import Any
 
 from transformers import TextGenerationPipeline
@@ -51,6 +52,11 @@ class PerceiverTextGenerationPipeline(TextGenerationPipeline):
     `add_special_tokens=False`. It also samples unless it is told not to; with ours, beam search and contrastive search
     sample only with `do_sample=True`. For other models nothing changes.
     """
+
+    def __init__(self, model: Any, tokenizer: Any = None, **kwargs: Any):
+        if isinstance(model, PerceiverCausalLanguageModel):
+            tokenizer = copy(tokenizer)  # its padding side will be set, and other models may use it, too
+        super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def preprocess(self, prompt_text: Any, prefix: str = "", **kwargs: Any) -> Any:  # type: ignore[override]
         if isinstance(self.model, PerceiverCausalLanguageModel):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
+import torch
 from torch import Tensor
 from transformers import PerceiverConfig
 from transformers.modeling_outputs import BaseModelOutput
@@ -20,7 +21,7 @@ from perceiver.model.huggingface.model import (
     text_input,
 )
 from perceiver.model.huggingface.official import encoder_fields
-from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.text.common.backend import PerPositionModel, TextEncoderConfig
 
 OFFICIAL_INPUTS = {
     "0.input_adapter.txt_embedding": "perceiver.input_preprocessor.embeddings",
@@ -73,14 +74,68 @@ class PerceiverTextModel(PerceiverBackendModel):
         self, x: Tensor, attention_mask: Tensor | None, labels: Tensor | None, output_positions: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Loss and logits of a `PerPositionModel`. In training, labelled positions alone are decoded: no logits."""
-        pad_mask = pad_mask_of(attention_mask)
+        text = self.aligned(x, attention_mask)
+        pad_mask = pad_mask_of(text.attention_mask)
         if labels is not None and self.training and output_positions is None:
-            return self.backend_model.loss(labels, x, pad_mask), None
-        logits = self.backend_model(x, pad_mask, output_positions)
+            return self.backend_model.loss(text.moved(labels), text.x, pad_mask), None
+        logits = text.outputs(self.backend_model, pad_mask, output_positions)
         if labels is None:
             return None, logits
         labels = labels if output_positions is None else labels.gather(1, output_positions)
         return token_cross_entropy(logits, labels), logits
+
+    def aligned(self, x: Tensor, attention_mask: Tensor | None) -> AlignedText:
+        """The texts of a batch without padding on their left, which goes to their right.
+
+        Positions are those of columns, and masks are arbitrary: what they hide need not be padding. Padding are the
+        first columns that hold the pad token and are hidden. Embeddings (B, M, C) don't show it.
+        """
+        pad_token_id = self.config.pad_token_id
+        if pad_token_id is None and getattr(self.config, "tokenizer_class", None) == "PerceiverTokenizer":
+            pad_token_id = 0  # published configs have no more than the tokenizer's class
+        if pad_token_id is None or attention_mask is None or x.shape != attention_mask.shape:
+            return AlignedText(x, attention_mask)
+        is_padding = (x == pad_token_id) & (attention_mask == 0)
+        num_pads = is_padding.int().cumprod(dim=1).sum(dim=1, keepdim=True)  # B 1
+        text = AlignedText(x, attention_mask, num_pads)
+        return AlignedText(text.moved(x), text.moved(attention_mask), num_pads)
+
+
+@dataclass(frozen=True)
+class AlignedText:
+    """Texts (B, M) that begin in the first column.
+
+    Attributes:
+        x: Token ids (B, M), or their embeddings (B, M, C).
+        attention_mask: (B, M), 0 = padding.
+        num_pads: By how many columns each was moved (B, 1). None: nothing was.
+    """
+
+    x: Tensor
+    attention_mask: Tensor | None
+    num_pads: Tensor | None = None
+
+    def moved(self, x: Tensor) -> Tensor:
+        """Values of columns (B, M), moved as the texts were."""
+        if self.num_pads is None:
+            return x
+        columns = torch.arange(x.shape[1], device=x.device)
+        return x.gather(1, (columns + self.num_pads) % x.shape[1])
+
+    def outputs(self, model: PerPositionModel, pad_mask: Tensor | None, output_positions: Tensor | None) -> Tensor:
+        """Logits (B, M, E) of the columns of the texts as they were, or (B, P, E) of some."""
+        if output_positions is not None:
+            if self.num_pads is not None:
+                shifted, length = output_positions - self.num_pads, self.x.shape[1]
+                is_pad = (output_positions >= 0) & (shifted < 0)
+                output_positions = torch.where(is_pad, shifted + length, shifted)
+            return model(self.x, pad_mask, output_positions)
+        logits = model(self.x, pad_mask)
+        if self.num_pads is None or not (torch.compiler.is_compiling() or self.num_pads.any()):
+            return logits
+        columns = torch.arange(logits.shape[1], device=logits.device)
+        index = (columns - self.num_pads) % logits.shape[1]  # B M
+        return logits.gather(1, index[..., None].expand_as(logits))
 
 
 class PerceiverTextBody(PerceiverBody, PerceiverTextModel):
@@ -96,5 +151,5 @@ class PerceiverTextBody(PerceiverBody, PerceiverTextModel):
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Token ids (B, M), or their embeddings (B, M, C), and a mask (B, M), 0 = padding -> latents (B, N, D)"""
-        x = text_input(input_ids, inputs_embeds, position_ids)
-        return self.output(self.backend_model.encoder(x, pad_mask_of(attention_mask)))
+        text = self.aligned(text_input(input_ids, inputs_embeds, position_ids), attention_mask)
+        return self.output(self.backend_model.encoder(text.x, pad_mask_of(text.attention_mask)))
