@@ -33,9 +33,10 @@ class PerceiverClassifier(PerceiverBackendModel):
         as in transformers."""
         if labels is None:
             return None
-        if self.config.problem_type is None:  # what is saved tells the pipeline what to make of logits
-            self.config.problem_type = problem_type_of(labels, logits.shape[-1])
-        return classification_loss(logits, labels, self.config.problem_type)
+        problem_type = self.config.problem_type or problem_type_of(labels, logits.shape[-1])
+        loss = classification_loss(logits, labels, problem_type)
+        self.config.problem_type = problem_type  # what is saved tells the pipeline what to make of logits
+        return loss
 
     def set_labels(self, id2label: Mapping[int, str], label2id: Mapping[str, int] | None = None) -> None:
         """Names the classes.

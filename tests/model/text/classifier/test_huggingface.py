@@ -248,3 +248,14 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
         PerceiverTextClassifier.from_checkpoint("/none.ckpt")
     with pytest.raises(ValueError, match="ClassificationDecoderConfig has no field"):
         PerceiverTextClassifier.from_checkpoint(TXT_CLF.parent / "mlm_tied" / "lit.ckpt")
+
+
+def test_wrong_labels_leave_the_problem_type_open() -> None:
+    """What a call that failed would have set must not refuse the right labels of the next one."""
+    model = hf_model()
+    x, num_classes = torch.full((2, 5), 7), model.backend_model.config.decoder.num_classes
+    with pytest.raises(ValueError, match="labels"):
+        model(x, labels=torch.zeros(2, num_classes + 1))
+    assert model.config.problem_type is None
+    assert model(x, labels=torch.tensor([1, 0])).loss.isfinite()
+    assert model.config.problem_type == "single_label_classification"
