@@ -168,10 +168,17 @@ def _read_lightning(path: Path, source: str) -> Checkpoint:
 
 
 def _lightning_checkpoint(content: Any, source: str) -> Checkpoint:
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
+    parts = ("state_dict", "hyper_parameters")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), Mapping) for name in parts):
         raise ValueError(f"{source} is not a Lightning checkpoint: it has no state_dict and hyper_parameters")
+    if strange := [name for name in content["hyper_parameters"] if not isinstance(name, str)]:
+        raise ValueError(f"{source} can't be read, it may be damaged: hyper_parameters has the name {strange[0]!r}")
+    try:
+        hyper_parameters = _plain(content["hyper_parameters"])
+    except RecursionError as error:
+        raise ValueError(f"{source} can't be read, it may be damaged: hyper_parameters never end") from error
     return Checkpoint(
-        hyper_parameters=_plain(content["hyper_parameters"]),
+        hyper_parameters=hyper_parameters,
         state_dict=_strip_prefix(content["state_dict"], "model.", source),
         lit_class=content.get("lit_class"),
     )
@@ -211,14 +218,18 @@ def _read_sharded(folder: Path) -> Checkpoint:
         missing = {name: tensor.numel() for name, tensor in tensors.items()}
         for key, part in index.storage_data.items():
             if key.fqn in tensors:
-                with (folder / part.relative_path).open("rb") as file:
+                with _inside(folder, part.relative_path, ".metadata").open("rb") as file:
                     file.seek(part.offset)
                     value = read_pickle(io.BytesIO(file.read(part.length)), source)
                 place = tuple(slice(start, start + size) for start, size in zip(key.offset, value.shape, strict=True))
                 tensors[key.fqn][place] = value
                 missing[key.fqn] -= value.numel()
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
+    except FileNotFoundError:  # a part that the index names
+        raise
+    except (pickle.UnpicklingError, *UNPICKLING_ERRORS, RuntimeError, OSError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(source):
+            raise  # says which file
+        raise ValueError(f"{source} can't be read, it may be damaged: {error}") from error
     if incomplete := [name for name, size in missing.items() if size]:
         raise ValueError(f"{source} is incomplete: parts are missing of {_first(incomplete)}")
     if isinstance(content, dict):
@@ -234,10 +245,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
-    try:
-        config = json.loads(config_file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{config_file} can't be read, it may be truncated: {error}") from error
+    config = _read_json(config_file)
     if not isinstance(model_config := config.get("model_config"), dict):
         hint = " Convert it first, with convert_model()." if config.get("model_type") == "perceiver" else ""
         raise ValueError(
@@ -246,8 +254,23 @@ def _read_folder(folder: Path) -> Checkpoint:
         )
     state_dict: dict[str, Tensor] = {}
     for file in _weight_files(folder):
-        state_dict |= read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file, str(file))
+        part = read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file, str(file))
+        if not isinstance(part, Mapping):
+            raise ValueError(
+                f"{file} can't be read, it may be damaged: it holds a {type(part).__name__}, no parameters"
+            )
+        state_dict |= part
     return Checkpoint(model_config, _strip_prefix(state_dict, "backend_model.", str(folder)))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} can't be read, it may be damaged: it holds a {type(content).__name__}, no object")
+    return content
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -255,8 +278,18 @@ def _weight_files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
         if (index := folder / f"{name}.index.json").is_file():
-            return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            weight_map = _read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+                raise ValueError(f"{index} can't be read, it may be damaged: weight_map is no table of files")
+            return [_inside(folder, file, index.name) for file in sorted(set(weight_map.values()))]
     raise FileNotFoundError(f"{folder} has no {' and no '.join(_WEIGHT_FILES)}")
+
+
+def _inside(folder: Path, name: Any, index: str) -> Path:
+    """The file `name` of a folder, which an index there names: it is in the folder itself."""
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        raise ValueError(f"{folder / index} names the file {name!r}, allowed are those in its folder")
+    return folder / name
 
 
 def _download_folder(repo_id: str) -> Path:
@@ -281,7 +314,9 @@ def _download_folder(repo_id: str) -> Path:
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except FileNotFoundError:  # a shard that the index names
+        raise
+    except (SafetensorError, *UNPICKLING_ERRORS, RuntimeError, OSError) as error:
         raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
 
 
@@ -327,7 +362,11 @@ UNPICKLING_ERRORS = (
 
 
 def _strip_prefix(state_dict: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        raise ValueError(f"{source} can't be read, it may be damaged: it has no table of parameters")
     stripped = {name.removeprefix(prefix): v for name, v in state_dict.items() if name.startswith(prefix)}
     if not stripped:
         raise ValueError(f"{source} has no parameter {prefix}*, but {_first(sorted(state_dict)) or 'none at all'}")
+    if strange := [name for name, value in stripped.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"{source} can't be read, it may be damaged: {prefix}{strange[0]} is no tensor")
     return stripped

@@ -11,7 +11,8 @@ The latents and the learned output queries are the same for all examples of a ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -51,6 +52,15 @@ def as_dtype_of(parameter: Tensor, x: Tensor) -> Tensor:
     return x.to(parameter.dtype)
 
 
+@contextmanager
+def fields_named(prefix: str) -> Iterator[None]:
+    """Errors about heads and channels of an attention, which don't know which one it is, name the fields of configs."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{prefix}_*: {error}") from error
+
+
 class PerceiverEncoder(nn.Module):
     """Maps an input of any length to N latents.
 
@@ -82,25 +92,27 @@ class PerceiverEncoder(nn.Module):
         num_input_channels = input_adapter.num_input_channels
 
         def cross_attention_layer() -> AttentionLayer:
-            attention = CrossAttention(
-                num_heads=config.num_cross_attention_heads,
-                num_q_input_channels=num_latent_channels,
-                num_kv_input_channels=num_input_channels,
-                num_qk_channels=config.num_cross_attention_qk_channels
-                or (num_input_channels if config.qk_channels_of_input else None),
-                num_v_channels=config.num_cross_attention_v_channels,
-                dropout=config.dropout,
-            )
+            with fields_named("encoder.num_cross_attention"):
+                attention = CrossAttention(
+                    num_heads=config.num_cross_attention_heads,
+                    num_q_input_channels=num_latent_channels,
+                    num_kv_input_channels=num_input_channels,
+                    num_qk_channels=config.num_cross_attention_qk_channels
+                    or (num_input_channels if config.qk_channels_of_input else None),
+                    num_v_channels=config.num_cross_attention_v_channels,
+                    dropout=config.dropout,
+                )
             return layer(attention, MLP(num_latent_channels, config.cross_attention_widening_factor))
 
         def self_attention_layer() -> AttentionLayer:
-            attention = SelfAttention(
-                num_heads=config.num_self_attention_heads,
-                num_channels=num_latent_channels,
-                num_qk_channels=config.num_self_attention_qk_channels,
-                num_v_channels=config.num_self_attention_v_channels,
-                dropout=config.dropout,
-            )
+            with fields_named("encoder.num_self_attention"):
+                attention = SelfAttention(
+                    num_heads=config.num_self_attention_heads,
+                    num_channels=num_latent_channels,
+                    num_qk_channels=config.num_self_attention_qk_channels,
+                    num_v_channels=config.num_self_attention_v_channels,
+                    dropout=config.dropout,
+                )
             return layer(attention, MLP(num_latent_channels, config.self_attention_widening_factor))
 
         def self_attention_block() -> SelfAttentionBlock:
@@ -176,14 +188,15 @@ class PerceiverDecoder(nn.Module):
     ):
         super().__init__()
         num_query_channels = output_query_provider.num_query_channels
-        attention = CrossAttention(
-            num_heads=config.num_cross_attention_heads,
-            num_q_input_channels=num_query_channels,
-            num_kv_input_channels=num_latent_channels,
-            num_qk_channels=config.num_cross_attention_qk_channels,
-            num_v_channels=config.num_cross_attention_v_channels,
-            dropout=config.dropout,
-        )
+        with fields_named("decoder.num_cross_attention"):
+            attention = CrossAttention(
+                num_heads=config.num_cross_attention_heads,
+                num_q_input_channels=num_query_channels,
+                num_kv_input_channels=num_latent_channels,
+                num_qk_channels=config.num_cross_attention_qk_channels,
+                num_v_channels=config.num_cross_attention_v_channels,
+                dropout=config.dropout,
+            )
         self.config = config
         self.output_query_provider = output_query_provider
         self.output_adapter = output_adapter

@@ -246,7 +246,10 @@ class PerceiverBackendModel(PreTrainedModel):
         names = config_class.__dataclass_fields__.keys()
         # Lightning files hold further arguments of the Lightning module, which are none of the model.
         values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
-        model = cls(cls.config_class(config_class.from_dict(values), **cls.checkpoint_config(checkpoint)))
+        try:
+            model = cls(cls.config_class(config_class.from_dict(values), **cls.checkpoint_config(checkpoint)))
+        except ValueError as error:
+            raise ValueError(f"{ckpt_path} is no {config_class.__name__.removesuffix('Config')}: {error}") from error
         load_parameters(model.backend_model, checkpoint.state_dict, ckpt_path)
         return model.eval()
 
