@@ -17,16 +17,37 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, load_parameters, read_checkpoint, without_params
+from perceiver.model.core.checkpoint import (
+    COMPUTED_BUFFERS,
+    downloaded,
+    load_parameters,
+    read_checkpoint,
+    without_params,
+)
 from perceiver.model.core.config import Config, differences
 from perceiver.model.core.layers import AttentionLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class WeightsOnlyIO(TorchCheckpointIO):
+    """Reads checkpoints without running code that they bring along.
+
+    Lightning's does that too, except for those from the web: their code it runs, and the next file of the same name,
+    from another place, is the first one again.
+    """
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None) -> Any:
+        if not str(path).startswith("http"):
+            return super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
+        with downloaded(path) as file:
+            return super().load_checkpoint(file, map_location, weights_only=weights_only is not False)
 
 
 class LitModel(pl.LightningModule):
@@ -97,7 +118,11 @@ class LitModel(pl.LightningModule):
         checkpoint = read_checkpoint(checkpoint_path)
         values = {**cls.arguments(checkpoint.hyper_parameters), **kwargs}
         config_names = {field.name for field in fields(cls.config_class)}
-        config = cls.config_class.from_dict({name: values.pop(name) for name in config_names & values.keys()})
+        try:
+            config = cls.config_class.from_dict({name: values.pop(name) for name in config_names & values.keys()})
+        except ValueError as error:
+            title = cls.config_class.__name__.removesuffix("Config")
+            raise ValueError(f"{checkpoint_path} is no {title}: {error}") from error
         lit_model = cls.create(config, **values)
         load_parameters(lit_model.model, checkpoint.state_dict, checkpoint_path)
         return lit_model if map_location is None else lit_model.to(map_location)
@@ -128,7 +153,13 @@ class LitModel(pl.LightningModule):
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
 
     def setup(self, stage: str) -> None:
-        """Checks that batches are for this kind of model, if the data module says what for: they may look alike."""
+        """Checks that batches are for this kind of model, if the data module says what for: they may look alike.
+
+        The trainer reads `ckpt_path` next: see `WeightsOnlyIO`.
+        """
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = WeightsOnlyIO()
         task = getattr(self.data_module, "task", None)
         if self.data_task is not None and task is not None and task.name != self.data_task:
             raise ValueError(f"the data module has task={task.name}, {type(self).__name__} needs {self.data_task}")
