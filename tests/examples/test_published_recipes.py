@@ -26,16 +26,22 @@ Differences = dict[str, tuple[Any, Any, str]]
 # Flags that 0.11 did not have, with the value at which they do nothing. Those of newer Lightning and torch don't count.
 NEW = {
     "data.init_args.config_name": {"plain_text", "wikitext-103-raw-v1", "en"},
-    "data.init_args.source": {"ylecun/mnist"},
+    "data.init_args.max_pixels": {89478485},  # a limit of damaged files
+    "data.init_args.max_unpacked_bytes": {2**32},  # the same
     "data.init_args.mask_prob": {0.15},  # C4 serves masked language models, too
     "data.init_args.mask_words": {True},
     "data.init_args.mixing": {None},
     "data.init_args.preproc_workers": {1, 4},  # the result is the same
     "data.init_args.random_tempo": {0.0},
     "data.init_args.random_transposition": {0},
-    "data.init_args.repo_id": {"stanfordnlp/imdb", "Salesforce/wikitext", "allenai/c4"},  # as the hub calls them now
     "data.init_args.revision": {None},
     "data.init_args.seed": {0},
+    "data.init_args.source": {  # as the hub calls them now
+        "Salesforce/wikitext",
+        "allenai/c4",
+        "stanfordnlp/imdb",
+        "ylecun/mnist",
+    },
     "data.init_args.task": {"clm"},
     "data.init_args.valid_batch_size": {None},
     "data.init_args.valid_fraction": {0.05},
@@ -48,6 +54,7 @@ NEW = {
 }
 
 ALWAYS: Differences = {
+    "model.params_strict": (ABSENT, True, "parameters of another function are refused"),
     "trainer.callbacks.ModelCheckpoint.save_weights_only": (True, False, "an interrupted run goes on exactly"),
     "data.init_args.num_workers": (3, 2, "equal: batches don't depend on it"),
     "trainer.precision": ("32-true", None, "equal: Lightning's default"),

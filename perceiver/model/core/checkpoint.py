@@ -267,7 +267,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
+        raise ValueError(f"{file} can't be read, it may be damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} can't be read, it may be damaged: it holds a {type(content).__name__}, no object")
     return content
@@ -317,7 +317,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:  # a shard that the index names
         raise
     except (SafetensorError, *UNPICKLING_ERRORS, RuntimeError, OSError) as error:
-        raise ValueError(f"{file} can't be read, it may be truncated: {error}") from error
+        raise ValueError(f"{file} can't be read, it may be damaged: {error}") from error
 
 
 def published_classes() -> torch.serialization.safe_globals:
@@ -339,11 +339,11 @@ def read_pickle(file: Path | BinaryIO, source: str) -> Any:
         if "GLOBAL" in str(error):
             reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error)).strip()
             raise ValueError(f"{source} contains something else than parameters, refused: {reason}") from error
-        raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
+        raise ValueError(f"{source} can't be read, it may be damaged: {error}") from error
     except FileNotFoundError:  # a shard that the index names
         raise
     except (*UNPICKLING_ERRORS, RuntimeError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{source} can't be read, it may be truncated: {error}") from error
+        raise ValueError(f"{source} can't be read, it may be damaged: {error}") from error
 
 
 # What unpicklers raise, beside `pickle.UnpicklingError`, where a file is damaged.

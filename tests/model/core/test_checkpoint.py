@@ -303,7 +303,7 @@ def test_truncated_lightning_file(tmp_path: Path, kept: float, zipped: bool) -> 
         _use_new_zipfile_serialization=zipped,
     )
     truncate(tmp_path / "a.ckpt", kept)
-    with pytest.raises(ValueError, match=r"a\.ckpt can't be read, it may be truncated"):
+    with pytest.raises(ValueError, match=r"a\.ckpt can't be read, it may be damaged"):
         read_checkpoint(tmp_path / "a.ckpt")
 
 
@@ -312,7 +312,7 @@ def test_truncated_lightning_file(tmp_path: Path, kept: float, zipped: bool) -> 
 def test_truncated_weights_of_a_folder(tmp_path: Path, kind: str, name: str, kept: float) -> None:
     folder = write_folder(tmp_path / "model", kind)
     truncate(folder / name, kept)
-    with pytest.raises(ValueError, match=rf"{name} can't be read, it may be truncated"):
+    with pytest.raises(ValueError, match=rf"{name} can't be read, it may be damaged"):
         read_checkpoint(folder)
 
 
