@@ -6,11 +6,12 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-clm test test-slow test-versions lint types compat check format release
+.PHONY: help install demo demo-clm test test-slow test-versions lint types compat docs docs-serve api check format release
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -52,7 +53,21 @@ compat: $(STAMP)  ## the published checkpoints, where they are present
 	@if [ -f ../shared/compat/check.py ]; then $(BIN)/python ../shared/compat/check.py; \
 	else echo "../shared/compat/check.py is not here: skipped"; fi
 
-check: test lint types compat  ## all that CI runs
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS),docs]'
+	touch $@
+
+# Without REPOSITORY, links to files that are no pages are plain text.
+docs: $(DOCS_STAMP)  ## build the documentation site in build/site: broken links and unknown names fail
+	$(BIN)/python docs/build_site.py $(if $(REPOSITORY),--repository '$(REPOSITORY)')
+
+docs-serve: $(DOCS_STAMP)  ## show the site at http://localhost:8000; start it again after a change
+	$(BIN)/python docs/build_site.py --serve
+
+api: $(STAMP)  ## breaking changes of the public API since the last release
+	$(BIN)/python .ci/api.py
+
+check: test lint types compat docs api  ## all that CI runs
 
 format:  ## rewrite the files as `make lint` wants them
 format: $(STAMP)

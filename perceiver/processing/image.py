@@ -42,11 +42,14 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
     one call, and `return_tensors` ("pt" or "np").
 
     Args:
+        kwargs: The two attributes below, and those of `transformers.PerceiverImageProcessorPil`: `do_center_crop`,
+            `crop_size`, `do_resize`, `size`, `resample`, `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`
+            and `image_std`, each a number or a list of a number per channel. The crop is a square of
+            size / crop_size of the shorter side.
+
+    Attributes:
         single_channel: Convert images to grayscale, C = 1; otherwise to RGB, C = 3. Transparency is dropped.
         channels_last: Return (B, H, W, C); otherwise (B, C, H, W).
-        kwargs: Those of `transformers.PerceiverImageProcessorPil`: `do_center_crop`, `crop_size`, `do_resize`, `size`,
-            `resample`, `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean` and `image_std`, each a number or a
-            list of a number per channel. The crop is a square of size / crop_size of the shorter side.
 
     Raises:
         ValueError: when called, if there is no image, if one has other channels, too many bits or no pixels, or if
