@@ -104,8 +104,7 @@ def check_wheel(wheel: Path, extra: str, scratch: Path) -> None:
     run(python, "-c", PROGRAMS[extra], cwd=folder)
     if extra == "text":
         program = folder / "readme.py"
-        repo_id = str(ROOT / "tests" / "golden" / "mlm_tied" / "hub")
-        program.write_text(f"repo_id = {repo_id!r}\n{first_program((ROOT / 'README.md').read_text(encoding='utf-8'))}")
+        program.write_text(first_program((ROOT / "README.md").read_text(encoding="utf-8")), encoding="utf-8")
         run(python, program, cwd=folder)
     shutil.rmtree(folder)
 

@@ -102,7 +102,7 @@ def save_checkpoint(lit_model: pl.LightningModule, path: Path) -> None:
 def test_python_blocks_run(page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(models, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "__main__", "repo_id": PUBLISHED}  # README: "`repo_id` is ..., for example"
+    namespace: dict[str, object] = {"__name__": "__main__"}
     monkeypatch.syspath_prepend(tmp_path)
     for block in blocks(page, "python"):
         if file := re.match(r"\s*# file: (\S+)\n", block):
@@ -180,3 +180,18 @@ def test_commands_parse(
 def test_links(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_figures_of_the_readme_are_measured_ones() -> None:
+    """Each number of the table stands in the result that its row names."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is different\n\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    assert len(rows) >= 6
+    measured = ""
+    for name, here, there, run in rows:
+        if link := re.search(r"\]\((benchmarks/results/[^)]+)\)", run):
+            measured = (ROOT / link[1]).read_text(encoding="utf-8")
+        else:
+            assert run == "the same", name
+        numbers = re.findall(r"\d[\d.]*", f"{here} {there}")
+        assert numbers and [number for number in numbers if f"| {number} |" not in measured] == [], name

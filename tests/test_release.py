@@ -148,7 +148,7 @@ def test_every_extra_is_installed_and_its_program_compiles() -> None:
 def test_the_program_of_the_readme_is_the_first_one() -> None:
     program = release.first_program("words\n```shell\nls\n```\n```python\na = 1\n```\n```python\nb = 2\n```\n")
     assert program == "a = 1\n"
-    assert "repo_id" in release.first_program(text("README.md"))
+    assert 'pipeline("fill-mask", model=model' in release.first_program(text("README.md"))
 
 
 # --- versions ---
