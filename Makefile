@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-clm test test-slow test-versions lint types compat docs docs-serve api check format release
+.PHONY: help install demo demo-clm test test-slow test-versions lint types compat docs docs-serve notebooks api check format release
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ docs: $(DOCS_STAMP)  ## build the documentation site in build/site: broken links
 
 docs-serve: $(DOCS_STAMP)  ## show the site at http://localhost:8000; start it again after a change
 	$(BIN)/python docs/build_site.py --serve
+
+notebooks: $(DOCS_STAMP)  ## write examples/notebooks/*.ipynb from their scripts, with what they print and draw
+	$(BIN)/python examples/notebooks/generate.py
 
 api: $(STAMP)  ## breaking changes of the public API since the last release
 	$(BIN)/python .ci/api.py

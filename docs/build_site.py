@@ -12,6 +12,8 @@ page would load from another host is an error.
 """
 
 import argparse
+import base64
+import json
 import os
 import posixpath
 import re
@@ -53,6 +55,8 @@ def sources() -> dict[str, str]:
     for folder, below in (("docs", ""), ("benchmarks/results", "benchmarks/results/")):
         for path in sorted((ROOT / folder).rglob("*.md")):
             pages[path.relative_to(ROOT).as_posix()] = below + path.relative_to(ROOT / folder).as_posix()
+    for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
+        pages[path.relative_to(ROOT).as_posix()] = f"notebooks/{path.stem}.md"
     return pages
 
 
@@ -65,6 +69,8 @@ def relink(text: str, source: str, pages: dict[str, str], repository: str | None
             return f"[{label}]({target})"
         path, anchor = target.partition("#")[::2]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        if source.endswith(".ipynb") and "/" not in target:  # a picture of its own
+            return found[0]
         if not (ROOT / path).exists():
             raise Problem(f"{source}: there is no {target}")
         if path in pages or path.startswith("docs/"):  # a page, or a picture of one
@@ -74,6 +80,23 @@ def relink(text: str, source: str, pages: dict[str, str], repository: str | None
 
     parts = re.split(r"^(```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
+
+
+def notebook_page(path: Path, folder: Path) -> str:
+    """A notebook as Markdown. Its pictures are written into `folder`, beside the page."""
+    parts = []
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                picture = f"{path.stem}-{number}.png"
+                (folder / picture).write_bytes(base64.b64decode(data["image/png"]))
+                parts.append(f"![what the cell draws]({picture})")
+            else:
+                parts.append("```text\n" + "".join(data["text/plain"]).rstrip("\n") + "\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def public_names() -> dict[str, list[str]]:
@@ -106,8 +129,11 @@ def stage(repository: str | None = None) -> None:
     pages = sources()
     for source, page in pages.items():
         (STAGED / page).parent.mkdir(parents=True, exist_ok=True)
-        text = relink((ROOT / source).read_text(encoding="utf-8"), source, pages, repository)
-        (STAGED / page).write_text(text, encoding="utf-8")
+        if source.endswith(".ipynb"):
+            text = notebook_page(ROOT / source, (STAGED / page).parent)
+        else:
+            text = (ROOT / source).read_text(encoding="utf-8")
+        (STAGED / page).write_text(relink(text, source, pages, repository), encoding="utf-8")
     shutil.copytree(ROOT / "docs" / "images", STAGED / "images", ignore=shutil.ignore_patterns("*.py"))
     (STAGED / "api").mkdir()
     for module, names in public_names().items():

@@ -1,0 +1,75 @@
+"""The notebooks: their scripts run, and the notebooks are those of the scripts, with pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent.parent / "examples" / "notebooks"
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "generate")
+each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own, one thread, and pictures that nobody sees."""
+    threads, backend = torch.get_num_threads(), mpl.get_backend()
+    monkeypatch.chdir(tmp_path)
+    mpl.use("Agg")
+    torch.set_num_threads(1)
+    yield
+    plt.close("all")
+    mpl.use(backend)
+    torch.set_num_threads(threads)
+
+
+def cells(script: Path) -> list[str]:
+    """Sources of the cells; Markdown without its comment signs."""
+    _, *parts = re.split(r"^# %%(.*)\n", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return [
+        re.sub(r"^# ?", "", text.strip(), flags=re.M) if "markdown" in kind else text.strip() for kind, text in pairs
+    ]
+
+
+@each_script
+def test_the_notebook_is_that_of_the_script(script: Path) -> None:
+    """If this fails: `make notebooks`."""
+    notebook = json.loads(script.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    assert ["".join(cell["source"]).strip() for cell in notebook["cells"]] == cells(script)
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    assert all(output["output_type"] != "error" for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
+
+
+def test_there_are_three() -> None:
+    assert [script.stem for script in SCRIPTS] == ["build", "inference", "train"]
+
+
+def test_inference() -> None:
+    found = runpy.run_path(str(FOLDER / "inference.py"))
+    assert len(found["fillings"]) == 5
+    assert found["continued"].shape == (1, 22 + 12)
+    assert found["probabilities"].shape == (4, 10)
+    np.testing.assert_allclose(found["probabilities"].sum(axis=-1), 1, rtol=1e-5)
+    assert found["flow"].shape == (48, 64, 2)
+    assert found["result"]["generated_audio_midi"].instruments
+    assert found["decoded"].video.shape == (1, 4, 32, 32, 3) and found["decoded"].audio.shape == (1, 256)
+
+
+def test_build() -> None:
+    assert runpy.run_path(str(FOLDER / "build.py"))["explained"] > 0.5
+
+
+def test_train(tmp_path: Path) -> None:
+    assert runpy.run_path(str(FOLDER / "train.py"))["accuracy"] > 0.8
+    assert (tmp_path / "my-digits" / "preprocessor_config.json").is_file()
