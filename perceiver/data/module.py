@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -187,7 +187,7 @@ def former_argument(name: str, todays: str) -> Callable[[type[Module]], type[Mod
                 kwargs[todays] = kwargs.pop(name)
             init(self, *args, **kwargs)
 
-        cls.__init__ = wrapper  # type: ignore[method-assign]
+        cls.__init__ = cast(Any, wrapper)  # type: ignore[method-assign]
         return cls
 
     return decorator
