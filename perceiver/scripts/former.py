@@ -16,7 +16,7 @@ import yaml
 
 # Former name of a flag -> its name. What follows the former name stays: model.optimizer.lr -> optimizer.lr.
 RENAMED = {
-    **{f"data.{name}": "data.source" for name in ("data_dir", "dataset_id", "dataset_uri", "repo_id")},
+    "data.dataset_uri": "data.source",
     "model.max_grad_norm": "trainer.gradient_clip_val",
     "model.optimizer": "optimizer",
     "model.scheduler": "lr_scheduler",
@@ -24,7 +24,9 @@ RENAMED = {
     "trainer.replace_sampler_ddp": "trainer.use_distributed_sampler",
     "trainer.resume_from_checkpoint": "ckpt_path",
 }
-FLOW = ("FlyingChairsDataModule", "KittiFlowDataModule", "SintelFlowDataModule")  # their source was their dataset_dir
+# What `source` was called in data modules that 0.11 did not have, or before it was an argument.
+SOURCES = ("data_dir", "dataset_id", "dataset_uri", "repo_id")
+FLOW = ("FlyingChairsDataModule", "KittiFlowDataModule", "SintelFlowDataModule")  # it was their dataset_dir
 # Flags that are no more -> the values that ask for nothing else than what happens now.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "data.shuffle": (True,),  # training examples are shuffled, the others are not
@@ -95,7 +97,7 @@ def todays_config(values: dict[str, Any]) -> dict[str, Any]:
         data["init_args"] = arguments = dict(data.get("init_args") or {})
         if "dataset_uri" in arguments:
             arguments["sha256"] = None
-        names = {name.removeprefix("data.") for name in RENAMED if name.startswith("data.")}
+        names = set(SOURCES)
         if str(data["class_path"]).split(".")[-1] in FLOW:
             names.add("dataset_dir")
         for name in names & arguments.keys():
@@ -166,6 +168,8 @@ def _todays_file(path: str) -> str:
 
 
 def _renamed(name: str) -> str:
+    if name.removeprefix("data.") in SOURCES and name.startswith("data."):
+        return "data.source"
     for former, todays_name in RENAMED.items():
         if name == former or name.startswith(f"{former}."):
             return todays_name + name.removeprefix(former)
