@@ -100,3 +100,23 @@ def test_large_weights_with_few_tokens() -> None:
     layer, x = Linear(307, 431), torch.randn(1, 1, 307)
     assert used_onednn(layer, x)
     torch.testing.assert_close(layer(x), plain(layer)(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_product_with_a_single_token_as_a_sum(bias: bool, dtype: torch.dtype) -> None:
+    """What is compiled: weights as they are, or 8-bit numbers and a scale for each row."""
+    layer = Linear(173, 197, bias=bias).to(dtype)
+    x = torch.randn(1, 1, 173).to(dtype)
+    factors = module._factors(layer.weight)
+    assert factors is not None and factors[1] is None
+    expected = plain(layer.float())(x.float())
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.01, "rtol": 0.01}
+    result = module._vector_product(x, *factors, None if layer.bias is None else layer.bias.to(dtype))
+    assert result.dtype == dtype and result.shape == (1, 1, 197)
+    torch.testing.assert_close(result.float(), expected, **tolerance)
+    numbers, scale = torch.randint(-128, 128, (197, 173), dtype=torch.int8), torch.rand(197, 1)
+    result = module._vector_product(x, numbers, scale, None)
+    expected = x.double() @ (numbers.double() * scale.double()).T
+    torch.testing.assert_close(result.double(), expected, atol=1e-3, rtol=1e-5 if dtype == torch.float32 else 0.01)
