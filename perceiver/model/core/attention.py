@@ -21,8 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.cache import LayerCache
 from perceiver.model.core.linear import Linear
+from perceiver.model.core.mask import AttentionMask, causal_mask
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
@@ -30,14 +31,20 @@ _SMALL_SCORES = 2**23
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: AttentionMask | Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Scaled dot-product attention by the fastest exact path; long inputs never have their score matrix in memory.
 
     The fused kernel is used wherever there is one. On CPU it takes heads with K = V and no dropout only. There, small
-    score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py). Large ones
-    are fused after padding K or V with zeros; with dropout they are multiplied out in chunks of queries, which the
-    backward pass computes again.
+    score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py), and so are
+    those of a single query, for which the kernel is slow, most so in bfloat16. Large ones are fused after padding K or
+    V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again.
 
     Causal attention is right-aligned: the N queries belong to the last N of the M keys (Perceiver AR, arXiv 2202.07765,
     figure 2). torch's `is_causal` is left-aligned, which is the same only for N = M.
@@ -46,49 +53,42 @@ def attention(
         q: Queries (B, H, N, K).
         k: Keys (B, H, M, K).
         v: Values (B, H, M, V).
-        mask: Boolean, broadcastable to (B, H, N, M), True where a query may attend. A query without any key gives 0.
-        causal: Whether query i attends to keys 0 to M - N + i only.
+        mask: Who attends to whom, or a boolean tensor, broadcastable to (B, H, N, M), True where a query may attend. A
+            query without any key gives 0.
+        causal: Whether query i attends to keys 0 to M - N + i only. An `AttentionMask` says so itself.
         dropout: Probability of dropping an attention probability.
 
     Returns:
         (B, H, N, V)
     """
+    if not isinstance(mask, AttentionMask):
+        mask = AttentionMask(mask, causal=causal)
+    num_queries, num_keys = q.shape[2], k.shape[2]
     num_qk_channels, num_v_channels = q.shape[-1], v.shape[-1]
     scale = num_qk_channels**-0.5
-    causal = causal and q.shape[2] > 1  # the last position may attend to all
-    if causal and (mask is not None or dropout > 0.0 or num_qk_channels != num_v_channels):
-        mask = causal_mask(q.shape[2], k.shape[2], device=q.device) & (True if mask is None else mask)
-        causal = False
+    if mask.is_only_causal(num_queries, num_keys) and dropout == 0.0 and num_qk_channels == num_v_channels:
+        return _right_aligned_attention(q, k, v)
+    allowed = mask.dense(num_queries, num_keys, q.device)
     if q.device.type == "cpu" and not torch.compiler.is_exporting():
-        small = q.shape[1] * q.shape[2] * k.shape[2] <= _SMALL_SCORES
-        if small and (dropout > 0.0 or num_qk_channels != num_v_channels):
-            return _unfused_attention(q * scale, k, v, mask, dropout)
+        small = q.shape[1] * num_queries * num_keys <= _SMALL_SCORES
+        if num_queries == 1 and dropout == 0.0 and torch.compiler.is_compiling():
+            return _single_query_attention(q * scale, k, v, allowed)
+        if num_queries == 1 or (small and (dropout > 0.0 or num_qk_channels != num_v_channels)):
+            return _unfused_attention(q * scale, k, v, allowed, dropout)
         if dropout > 0.0:
-            return _chunked_attention(q * scale, k, v, mask, dropout)
+            return _chunked_attention(q * scale, k, v, allowed, dropout)
         if num_qk_channels < num_v_channels:
             q, k = (F.pad(x, (0, num_v_channels - num_qk_channels)) for x in (q, k))
         elif num_qk_channels > num_v_channels:
             v = F.pad(v, (0, num_qk_channels - num_v_channels))
-    if causal and q.shape[2] < k.shape[2]:
-        return _right_aligned_attention(q, k, v)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)
     return x[..., :num_v_channels]
-
-
-def causal_mask(
-    num_queries: int, num_keys: int, window: int | None = None, *, device: torch.device | None = None
-) -> Tensor:
-    """Boolean (N, M), True where query i, the one of key M - N + i, may attend: to itself and keys before it.
-
-    With a `window`, to at most so many keys, itself included.
-    """
-    distance = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
-    distance = distance - torch.arange(num_keys, device=device)
-    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
 
 def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     num_queries, num_keys = q.shape[2], k.shape[2]
+    if num_queries == num_keys:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if q.device.type != "cpu" and not torch.compiler.is_compiling():
         from torch.nn.attention.bias import causal_lower_right  # here: it imports torch's compiler, half of a start
 
@@ -111,6 +111,19 @@ def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     if mask is not None:
         probs = probs.masked_fill(~mask, 0.0)  # matters where a query has no key at all
     return F.dropout(probs, dropout) @ v
+
+
+def _single_query_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same as `_unfused_attention`, as sums: compiled, they read keys and values once, as they are in memory."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    scores = (q.to(dtype) * k.to(dtype)).sum(dim=-1)  # B H M
+    if mask is not None:
+        mask = mask[..., 0, :]
+        scores = scores.masked_fill(~mask, torch.finfo(dtype).min)
+    probs = scores.softmax(dim=-1)
+    if mask is not None:
+        probs = probs.masked_fill(~mask, 0.0)
+    return (rearrange(probs, "b h m -> b h m 1") * v.to(dtype)).sum(dim=2, keepdim=True).to(v.dtype)
 
 
 def _chunked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -187,7 +200,8 @@ class MultiHeadAttention(nn.Module):
         x_kv: Tensor,
         pad_mask: Tensor | None = None,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Tensor:
         """Attends from `x_q` to `x_kv`.
 
@@ -198,6 +212,7 @@ class MultiHeadAttention(nn.Module):
                 of the keys in `cache` after it has taken up those of `x_kv`.
             rotary: Rotates queries and keys, those of its last N and M positions.
             cache: Takes up the keys and values of `x_kv` and gives those to attend to. Only for causal attention.
+            mask: Who attends to whom, instead of `pad_mask` and of what `causal` says.
 
         Returns:
             (B, N, output channels)
@@ -207,15 +222,12 @@ class MultiHeadAttention(nn.Module):
         v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=self.num_heads)
         if rotary is not None:
             q, k = rotary.rotate(q), rotary.rotate(k)
-        window = None
         if cache is not None:
             k, v = cache.update(k, v)
-            window = cache.window
-        q = q.expand(k.shape[0], -1, -1, -1)
-        mask = None if pad_mask is None else rearrange(~pad_mask[:, -k.shape[2] :], "b m -> b 1 1 m")
-        if window is not None and q.shape[2] > 1 and k.shape[2] > window:
-            in_window = causal_mask(q.shape[2], k.shape[2], window, device=q.device)
-            mask = in_window if mask is None else mask & in_window
+        if mask is None:
+            padding = None if pad_mask is None else pad_mask[:, -k.shape[2] :]
+            window = None if cache is None else cache.window
+            mask = AttentionMask.of_padding(padding, causal=self.causal, window=window)
         dropout = self.dropout if self.training else 0.0
-        x = attention(q, k, v, mask=mask, causal=self.causal, dropout=dropout)
+        x = attention(q.expand(k.shape[0], -1, -1, -1), k, v, mask=mask, dropout=dropout)
         return self.o_proj(rearrange(x, "b h n v -> b n (h v)"))

@@ -1,13 +1,50 @@
-"""Key/value cache of Perceiver AR: what a new token needs of the tokens before it (arXiv 2202.07765, section 3).
+"""Key/value caches of Perceiver AR: what a new token needs of the tokens before it (arXiv 2202.07765, section 3).
 
-Keys enter rotated, values as they are, and both stay where they are: a buffer has room for more than a window, and only
-when it is full the part that is still needed moves to its start. So a token costs the same at any length.
+Keys enter rotated and values as they are, and both stay as they entered. A layer's cache has one of two forms. With
+either, a token costs the same at any length.
+
+KeyValueCache        A buffer with room for more than a window. Only when it is full, the part that is still needed
+                     moves to its start. Attention sees the keys that there are, in their order.
+StaticKeyValueCache  A ring: position i lies in slot i modulo the window, and a mask says which slots hold keys. A step
+                     is the same operations on the same tensors whatever came before, so it can be compiled once.
+                     Buffers grow with the sequence, an eighth of the window at a time.
+
+`expect` comes first, once for all layers with equal windows. Then each of them calls `update`.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
+
+from perceiver.model.core.mask import AttentionMask
+
+
+class LayerCache(Protocol):
+    """The cache of an attention layer."""
+
+    @property
+    def window(self) -> int:
+        """Largest number of keys that a query attends to, its own included."""
+
+    @property
+    def num_seen(self) -> int:
+        """Number of positions that have been cached, those included that have left the window."""
+
+    def expect(self, x: Tensor, pad_mask: Tensor | None) -> AttentionMask:
+        """What new positions may attend to, among the keys that `update` will return.
+
+        Args:
+            x: New positions (B, M, ...).
+            pad_mask: Boolean (B, all positions, the new ones included), True where there is padding.
+        """
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """New keys (B, H, M, K) and values (B, H, M, V) -> keys and values to attend to"""
 
 
 class KeyValueCache:
@@ -35,6 +72,12 @@ class KeyValueCache:
         self.num_seen = 0
         self.num_spare = self.window // 8 + 64
 
+    def expect(self, x: Tensor, pad_mask: Tensor | None) -> AttentionMask:
+        """As in `LayerCache`."""
+        num_keys = min(self.num_seen, self.window - 1) + x.shape[1]
+        padding = None if pad_mask is None else pad_mask[:, -num_keys:]
+        return AttentionMask.of_padding(padding, causal=True, window=self.window)
+
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Takes up new keys and values.
 
@@ -47,8 +90,7 @@ class KeyValueCache:
             They share the memory of the cache.
         """
         num_new = k.shape[2]
-        if self.keys is not None and self.keys.shape[0] != k.shape[0]:
-            raise ValueError(f"batch size {k.shape[0]} differs from that of the cache, {self.keys.shape[0]}")
+        _check_batch_size(self.keys, k)
         if self.keys is None or self.length + num_new > self.keys.shape[2]:
             self._make_room(k, v)
         assert self.keys is not None and self.values is not None
@@ -85,3 +127,132 @@ class KeyValueCache:
             if old_buffer is not None:
                 buffer[:, :, :kept] = old_buffer[:, :, self.length - kept : self.length]
         self.length = kept
+
+
+class Ring:
+    """Where the last positions of a sequence lie, in the buffers of layers with equal windows.
+
+    Args:
+        window: Largest number of keys that a query attends to, its own included. So many slots are there at most.
+
+    Attributes:
+        layers: The caches of the layers.
+        num_slots: Number of slots of the buffers.
+        num_seen: Number of positions that have been cached, those included that have left the window.
+        num_before: Number of positions before the new ones that can be attended to.
+        is_step: Whether there is one new position, after others.
+        new_slots: Slots of the new positions, of the last ones of them where not all fit into the window.
+    """
+
+    def __init__(self, window: int):
+        self.window = window
+        self.layers: list[StaticKeyValueCache] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.num_seen = self.num_before = self.num_slots = 0
+        self.is_step = False
+        self.new_slots = torch.empty(0, dtype=torch.int64)
+        for layer in self.layers:
+            layer.keys = layer.values = None
+
+    def expect(self, x: Tensor, pad_mask: Tensor | None) -> AttentionMask:
+        """Finds slots for new positions, makes room in all layers, and says what they may attend to.
+
+        Args:
+            x: New positions (B, M, ...).
+            pad_mask: Boolean (B, all positions, the new ones included), True where there is padding.
+        """
+        num_new = x.shape[1]
+        _check_batch_size(self.layers[0].keys, x)
+        self.is_step = num_new == 1 and self.num_seen > 0
+        self.num_before = min(self.num_seen, self.window - 1)
+        self.num_seen += num_new
+        if self.num_slots < min(self.num_seen, self.window):
+            step = max(self.window // 8, 64)  # some slots are free, so that buffers grow seldom
+            self.num_slots = min(-(-self.num_seen // step) * step, self.window)
+            for layer in self.layers:
+                layer.grow(self.num_slots)
+        self.new_slots = self.slots(self.num_seen - min(num_new, self.window), self.num_seen, x.device)
+        if not self.is_step:
+            padding = None if pad_mask is None else pad_mask[:, -self.num_before - num_new :]
+            return AttentionMask.of_padding(padding, causal=True, window=self.window)
+        # Slot s holds the last position that is s modulo the window. One before the first is yet to come.
+        last = self.num_seen - 1
+        positions = last - (last - torch.arange(self.num_slots, device=x.device)) % self.window
+        allowed = (positions >= 0)[None]  # 1 slots
+        if pad_mask is not None:
+            allowed = allowed & ~pad_mask[:, -self.num_seen :][:, positions.clamp(min=0)]  # B slots
+        return AttentionMask(rearrange(allowed, "b m -> b 1 1 m"))
+
+    def slots(self, start: int, end: int, device: torch.device) -> Tensor:
+        """Slots of the positions `start` to `end` - 1."""
+        return torch.arange(start, end, device=device) % self.window
+
+
+class StaticKeyValueCache:
+    """Keys and values of one attention layer, in slots.
+
+    Args:
+        ring: Knows what the slots hold. Layers with equal windows share it.
+    """
+
+    def __init__(self, ring: Ring):
+        self.ring = ring
+        ring.layers.append(self)
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    @property
+    def window(self) -> int:
+        return self.ring.window
+
+    @property
+    def num_seen(self) -> int:
+        return self.ring.num_seen
+
+    def reset(self) -> None:
+        """Forgets everything, in all layers of the ring."""
+        self.ring.reset()
+
+    def expect(self, x: Tensor, pad_mask: Tensor | None) -> AttentionMask:
+        """As in `LayerCache`, for all layers of the ring."""
+        return self.ring.expect(x, pad_mask)
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes up new keys and values, which `expect` was told of.
+
+        Args:
+            k: Keys (B, H, M, K).
+            v: Values (B, H, M, V).
+
+        Returns:
+            In a step the buffers, (B, H, slots, K) and (B, H, slots, V). Otherwise keys (B, H, P + M, K) and values
+            (B, H, P + M, V), for P up to `window` - 1 positions before the new ones.
+        """
+        ring = self.ring
+        if self.keys is None or self.values is None:
+            self.keys, self.values = (x.new_zeros(*x.shape[:2], ring.num_slots, x.shape[3]) for x in (k, v))
+        if ring.is_step:
+            self.keys.index_copy_(2, ring.new_slots, k)
+            self.values.index_copy_(2, ring.new_slots, v)
+            return self.keys, self.values
+        first_new = ring.num_seen - k.shape[2]
+        before = ring.slots(first_new - ring.num_before, first_new, k.device)
+        results = []
+        for buffer, new in ((self.keys, k), (self.values, v)):
+            results.append(torch.cat([buffer[:, :, before], new], dim=2))
+            buffer.index_copy_(2, ring.new_slots, new[:, :, -len(ring.new_slots) :])
+        return results[0], results[1]
+
+    def grow(self, num_slots: int) -> None:
+        """Makes more room. Only before the ring is full: its positions are in their order."""
+        if self.keys is not None and self.values is not None:
+            more = (0, 0, 0, num_slots - self.keys.shape[2])
+            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
+
+
+def _check_batch_size(buffer: Tensor | None, x: Tensor) -> None:
+    if buffer is not None and buffer.shape[0] != x.shape[0]:
+        raise ValueError(f"batch size {x.shape[0]} differs from that of the cache, {buffer.shape[0]}")

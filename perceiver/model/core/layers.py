@@ -26,9 +26,10 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import Unpack
 
 from perceiver.model.core.attention import AttentionOptions, MultiHeadAttention
-from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.cache import LayerCache
 from perceiver.model.core.config import check_offloading
 from perceiver.model.core.linear import Linear
+from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 
@@ -62,10 +63,11 @@ class CrossAttention(nn.Module):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B or 1, N, D), context (B, M, C), the others as in `MultiHeadAttention` -> (B, N, D)"""
-        return self.attention(self.q_norm(x), self.kv_norm(context), pad_mask, rotary, cache)
+        return self.attention(self.q_norm(x), self.kv_norm(context), pad_mask, rotary, cache, mask)
 
 
 class PrefixCrossAttention(nn.Module):
@@ -94,14 +96,15 @@ class PrefixCrossAttention(nn.Module):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B, N, D), context (B, M, D), the prefix, the others as in `MultiHeadAttention` -> (B, N, D)"""
         x = self.q_norm(x)
         # In training also without a prefix: a norm that is not used has no gradient, which stops distributed training.
         has_prefix = context.shape[1] > 0 or torch.is_grad_enabled()
         x_kv = torch.cat([self.kv_norm(context), x], dim=1) if has_prefix else x
-        return self.attention(x, x_kv, pad_mask, rotary, cache)
+        return self.attention(x, x_kv, pad_mask, rotary, cache, mask)
 
 
 class SelfAttention(nn.Module):
@@ -124,11 +127,12 @@ class SelfAttention(nn.Module):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B, N, D), the others as in `MultiHeadAttention` -> (B, N, D)"""
         x = self.norm(x)
-        return self.attention(x, x, pad_mask, rotary, cache)
+        return self.attention(x, x, pad_mask, rotary, cache, mask)
 
 
 class MLP(nn.Sequential):
@@ -208,13 +212,14 @@ class AttentionLayer(nn.Sequential):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B, N, D) and what the attention takes besides -> (B, N, D)"""
         if not (self.gradient_checkpointing and self.training):
-            return self._forward(x, context, pad_mask, rotary, cache)
+            return self._forward(x, context, pad_mask, rotary, cache, mask)
         with save_on_cpu(pin_memory=x.is_cuda) if self.activation_offloading else nullcontext():
-            return self._gradient_checkpointing_func(self._forward, x, context, pad_mask, rotary, cache)
+            return self._gradient_checkpointing_func(self._forward, x, context, pad_mask, rotary, cache, mask)
 
     def _forward(
         self,
@@ -222,10 +227,11 @@ class AttentionLayer(nn.Sequential):
         context: Tensor | None,
         pad_mask: Tensor | None,
         rotary: RotaryPositionEmbedding | None,
-        cache: KeyValueCache | None,
+        cache: LayerCache | None,
+        mask: AttentionMask | None,
     ) -> Tensor:
         inputs = (x,) if context is None else (x, context)
-        attended = self.attention(*inputs, pad_mask=pad_mask, rotary=rotary, cache=cache)
+        attended = self.attention(*inputs, pad_mask=pad_mask, rotary=rotary, cache=cache, mask=mask)
         x = x + self._dropped(attended) if self.attention_residual else attended
         return x + self._dropped(self.mlp(x))
 

@@ -12,13 +12,16 @@ the last `max_latents` latents in the self-attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter, TiedTokenOutputAdapter, TokenInputAdapter
-from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.cache import KeyValueCache, LayerCache, Ring, StaticKeyValueCache
+from perceiver.model.core.compilation import compiled, compiling, mark_dynamic
 from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
 from perceiver.model.core.layers import (
     MLP,
@@ -28,8 +31,47 @@ from perceiver.model.core.layers import (
     SelfAttentionBlock,
 )
 from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.perceiver_io import init_parameters
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What the layers of Perceiver AR work on.
+
+    Attributes:
+        x: Tokens (B, M + N).
+        prefix_len: Number M of prefix tokens.
+        pos: Their positions (B, M + N) or (1, M + N).
+        mask: What latents attend to in the cross-attention.
+        latent_mask: What latents attend to in self-attention.
+        cache: A cache, or None, for each attention layer.
+    """
+
+    x: Tensor
+    prefix_len: int
+    pos: Tensor
+    mask: AttentionMask
+    latent_mask: AttentionMask
+    cache: Sequence[LayerCache | None]
+
+    @property
+    def is_static_step(self) -> bool:
+        """Whether there is one token of each example, after others in a static cache."""
+        cache = self.cache[0]
+        return isinstance(cache, StaticKeyValueCache) and cache.ring.is_step
+
+    def of_one_form(self) -> AttentionInputs:
+        """The same, for a static step, with tensors whose forms depend on batch size and number of slots only."""
+
+        def whole(x: Tensor) -> Tensor:
+            # A copy: the strides of a part, say the last token of each sequence, tell how long the sequences are.
+            return x.expand(self.x.shape[0], *x.shape[1:]).clone(memory_format=torch.contiguous_format)
+
+        masks = (mask.allowed for mask in (self.mask, self.latent_mask))
+        mask, latent_mask = (AttentionMask(None if allowed is None else whole(allowed)) for allowed in masks)
+        return AttentionInputs(whole(self.x), 0, whole(self.pos), mask, latent_mask, self.cache)
 
 
 class PerceiverAR(nn.Module):
@@ -100,12 +142,20 @@ class PerceiverAR(nn.Module):
         """
         return [KeyValueCache(window, max_length) for window in self.windows]
 
+    def new_static_cache(self) -> list[StaticKeyValueCache]:
+        """The same in the form whose steps can be compiled."""
+        return [StaticKeyValueCache(ring) for ring in self.new_rings()]
+
+    def new_rings(self) -> list[Ring]:
+        """What the layers of a static cache share: a ring for each layer, the same for layers with equal windows."""
+        return [Ring(self.max_seq_len)] + [Ring(self.max_latents)] * len(self.self_attention)
+
     def forward(
         self,
         x: Tensor,
         prefix_len: int,
         pad_mask: Tensor | None = None,
-        cache: Sequence[KeyValueCache] | None = None,
+        cache: Sequence[LayerCache] | None = None,
     ) -> Tensor:
         """Processes a sequence, or its next tokens.
 
@@ -122,6 +172,12 @@ class PerceiverAR(nn.Module):
         Raises:
             ValueError: if prefix or latents are longer than the model allows, or `pad_mask` doesn't fit.
         """
+        return self.attend(self.prepare(x, prefix_len, pad_mask, cache))
+
+    def prepare(
+        self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, cache: Sequence[LayerCache] | None
+    ) -> AttentionInputs:
+        """Checks the arguments of `forward`, and makes of them what attention layers need."""
         num_cached = 0 if cache is None else cache[0].num_seen
         self._check(x, prefix_len, pad_mask, num_cached, windowed=cache is not None)
         if pad_mask is not None and pad_mask.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -131,16 +187,23 @@ class PerceiverAR(nn.Module):
         if num_dropped:
             x, pos, pad_mask = drop_prefix(x, pos, pad_mask, prefix_len, num_dropped)
             prefix_len -= num_dropped
+        if cache is None:
+            mask = AttentionMask.of_padding(pad_mask, causal=True)
+            latent_mask = AttentionMask.of_padding(None if pad_mask is None else pad_mask[:, prefix_len:], causal=True)
+        else:
+            mask, latent_mask = cache[0].expect(x, pad_mask), cache[1].expect(x[:, prefix_len:], pad_mask)
+        return AttentionInputs(x, prefix_len, pos, mask, latent_mask, cache or [None] * len(self.windows))
 
-        rotary = RotaryPositionEmbedding.from_angles(self.frequencies(pos))
-        x = self.input_adapter(x, pos)  # B M+N D
-        x_prefix, x = x[:, :prefix_len], x[:, prefix_len:]
-        caches = [None] * (1 + len(self.self_attention)) if cache is None else cache
-        x = self.cross_attention(x, x_prefix, pad_mask, rotary=rotary, cache=caches[0])  # B N D
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """All layers, from tokens to latents (B, N, D). Tensors in, tensors out: this can be compiled."""
+        rotary = RotaryPositionEmbedding.from_angles(self.frequencies(inputs.pos))
+        x = self.input_adapter(inputs.x, inputs.pos)  # B M+N D
+        x_prefix, x = x[:, : inputs.prefix_len], x[:, inputs.prefix_len :]
+        x = self.cross_attention(x, x_prefix, rotary=rotary, cache=inputs.cache[0], mask=inputs.mask)  # B N D
         rotary = rotary.last(x.shape[1])
         for i, layer in enumerate(self.self_attention):
             layer_rotary = rotary if i < self.num_rotary_layers else None
-            x = layer(x, pad_mask=pad_mask, rotary=layer_rotary, cache=caches[i + 1])
+            x = layer(x, rotary=layer_rotary, cache=inputs.cache[i + 1], mask=inputs.latent_mask)
         return x
 
     def _check(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, num_cached: int, windowed: bool) -> None:
@@ -249,24 +312,56 @@ class CausalSequenceModel(PerceiverAR):
         x: Tensor,
         prefix_len: int,
         pad_mask: Tensor | None = None,
-        cache: Sequence[KeyValueCache] | None = None,
+        cache: Sequence[LayerCache] | None = None,
     ) -> Tensor:
         """Predicts the token after each latent's. Arguments and errors as in `PerceiverAR`.
 
         Returns:
             Logits (B, N, vocabulary)
         """
-        return self.logits(self.latents(x, prefix_len, pad_mask, cache))
+        return self.outputs(x, prefix_len, pad_mask, cache)[1]
 
     def latents(
         self,
         x: Tensor,
         prefix_len: int,
         pad_mask: Tensor | None = None,
-        cache: Sequence[KeyValueCache] | None = None,
+        cache: Sequence[LayerCache] | None = None,
     ) -> Tensor:
         """What logits are made of: latents (B, N, D) after the output norm. Arguments as in `forward`."""
         return self.out_norm(super().forward(x, prefix_len, pad_mask, cache))
+
+    def outputs(
+        self,
+        x: Tensor,
+        prefix_len: int,
+        pad_mask: Tensor | None = None,
+        cache: Sequence[LayerCache] | None = None,
+        *,
+        num_logits: int = 0,
+        compile_options: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Latents and logits. Arguments and errors as in `forward`, and:
+
+        Args:
+            num_logits: Number of last latents to make logits of. 0: of all.
+            compile_options: Arguments of `torch.compile`, if steps are to be compiled: calls with the next token alone,
+                with a static cache and without gradients. None: they are not.
+
+        Returns:
+            Latents (B, N, D) after the output norm, logits (B, up to N, vocabulary)
+        """
+        inputs = self.prepare(x, prefix_len, pad_mask, cache)
+        if compile_options is None or not inputs.is_static_step or torch.is_grad_enabled():
+            return self._outputs(inputs, num_logits)
+        inputs = inputs.of_one_form()
+        mark_dynamic(inputs.cache, [inputs.mask.allowed, inputs.latent_mask.allowed])
+        with compiling(f"a step of {x.shape[0]} token{'s' if x.shape[0] > 1 else ''}"):
+            return compiled(CausalSequenceModel._outputs, compile_options)(self, inputs, 0)
+
+    def _outputs(self, inputs: AttentionInputs, num_logits: int) -> tuple[Tensor, Tensor]:
+        latents = self.out_norm(self.attend(inputs))
+        return latents, self.logits(latents[:, -num_logits:])
 
     def logits(self, latents: Tensor) -> Tensor:
         """Result of `latents` (B, N, D) -> logits (B, N, vocabulary)"""

@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.cache import LayerCache
 from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, PrefixCrossAttention, SelfAttention
 from perceiver.model.core.linear import Linear
+from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.perceiver_ar import CausalSequenceModel, attention_layer
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding
 
@@ -217,11 +218,13 @@ class ProjectedQueryAttention(nn.Module):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B, N, D), context (B, M, D), the prefix, the others as in `MultiHeadAttention` -> (B, N, D)"""
         query, rotary = self.query(x), rotary if self.rotates else None
-        x = self.cross_attention(query, torch.cat([context, x], dim=1), pad_mask, rotary=rotary, cache=cache)
+        context = torch.cat([context, x], dim=1)
+        x = self.cross_attention(query, context, pad_mask, rotary=rotary, cache=cache, mask=mask)
         return query + F.dropout(x, self.residual_dropout, self.training)
 
 

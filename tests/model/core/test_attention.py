@@ -18,12 +18,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from perceiver.model.core import attention as module
-from perceiver.model.core.attention import MultiHeadAttention, attention, causal_mask
+from perceiver.model.core.attention import MultiHeadAttention, attention
 from perceiver.model.core.cache import KeyValueCache
+from perceiver.model.core.mask import AttentionMask, causal_mask
 from perceiver.model.core.position import RotaryPositionEmbedding
 from tests.model.helpers import Case, golden_cases
 
 B, H, N, M = 2, 3, 5, 7
+
+
+class OperatorNames(TorchDispatchMode):
+    """Remembers the names of all operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
 HEAD_SIZES = [(11, 13), (13, 11), (11, 11)]  # K, V
 
 every_path = pytest.mark.parametrize("limit", [0, 2**23], ids=["large", "small"])
@@ -345,6 +360,41 @@ def test_cached_attention_in_pieces_sees_windows(v_channels: int, padded: bool) 
             piece = x[:, start:stop]
             results.append(mha(piece, piece, pads[:, :stop] if padded else None, now, cache))
         torch.testing.assert_close(torch.cat(results, dim=1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mask", masks())
+@every_head_size
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_single_query_as_products_and_as_sums(mask: str, k_size: int, v_size: int, dtype: torch.dtype) -> None:
+    """The first is what runs eagerly, and no fused kernel; the second what is compiled."""
+    q, k, v = inputs(k_size, v_size, dtype=dtype)
+    q, allowed = q[:, :, 2:3], masks()[mask]
+    allowed = None if allowed is None else allowed[:, :, -1:]
+    expected = loop_attention(*(x.double() for x in (q, k, v)), allowed)
+    tolerance = {"atol": 1e-12, "rtol": 0.0} if dtype == torch.float64 else {"atol": 0.03, "rtol": 0.0}
+    with OperatorNames() as operators:
+        result = attention(q, k, v, mask=allowed, causal=True)
+    assert not any("scaled_dot_product" in name for name in operators.names)
+    sums = module._single_query_attention(q * k_size**-0.5, k, v, allowed)
+    for x in (result, sums):
+        assert x.dtype == dtype
+        torch.testing.assert_close(x.double(), expected, **tolerance)
+
+
+def test_a_mask_is_made_once() -> None:
+    """All layers share it."""
+    mask = AttentionMask.of_padding(torch.arange(M)[None] < 2, causal=True, window=4)
+    dense = mask.dense(N, M, torch.device("cpu"))
+    assert dense is mask.dense(N, M, torch.device("cpu")) and dense is not None
+    assert torch.equal(dense[0, 0], causal_mask(N, M, 4) & (torch.arange(M) >= 2))
+    assert not mask.is_only_causal(N, M)
+
+
+@pytest.mark.parametrize("window, only_causal", [(None, True), (7, True), (6, False)])
+def test_a_window_that_holds_all_keys_is_no_mask(window: int | None, only_causal: bool) -> None:
+    mask = AttentionMask(causal=True, window=window)
+    assert mask.is_only_causal(N, M) == only_causal
+    assert mask.dense(1, M, torch.device("cpu")) is None and not mask.is_only_causal(1, M)
 
 
 @pytest.mark.parametrize("v_size", [11, 13])

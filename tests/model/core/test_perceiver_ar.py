@@ -43,10 +43,15 @@ phases = st.sampled_from(list(CONFIGS))
 
 
 def cached_logits(
-    model: CausalSequenceModel, x: Tensor, prefix_len: int, steps: list[int], pad_mask: Tensor | None = None
+    model: CausalSequenceModel,
+    x: Tensor,
+    prefix_len: int,
+    steps: list[int],
+    pad_mask: Tensor | None = None,
+    static: bool = False,
 ) -> Tensor:
     """Logits of calls with a cache, the first for `steps[0]` tokens, prefix included, and so on."""
-    cache, logits, start = model.new_cache(), [], 0
+    cache, logits, start = model.new_static_cache() if static else model.new_cache(), [], 0
     for i, size in enumerate(steps):
         mask = None if pad_mask is None else pad_mask[:, : start + size]
         logits.append(model(x[:, start : start + size], 0 if i else prefix_len, mask, cache))
@@ -166,7 +171,8 @@ def test_cached_equals_the_reference_in_every_phase(config: CausalLanguageModelC
         [first, 1, 2, 3, config.max_latents, n - first - config.max_latents - 6],
         [n - 2, 1, 1],
     ):
-        torch.testing.assert_close(cached_logits(model, x, prefix_len, steps), expected, **TIGHT)
+        for static in (False, True):
+            torch.testing.assert_close(cached_logits(model, x, prefix_len, steps, static=static), expected, **TIGHT)
 
 
 @settings(max_examples=25)
@@ -179,7 +185,8 @@ def test_cached_in_any_steps_equals_one_call(config: str, data: st.DataObject) -
     steps = [first, *data.draw(st.lists(st.integers(1, model.max_seq_len + 2), max_size=5))]
     x = token_ids(1, sum(steps))
     expected = cached_logits(model, x, prefix_len, [sum(steps)])
-    torch.testing.assert_close(cached_logits(model, x, prefix_len, steps), expected, **TIGHT)
+    logits = cached_logits(model, x, prefix_len, steps, static=data.draw(st.booleans()))
+    torch.testing.assert_close(logits, expected, **TIGHT)
 
 
 @every_config
@@ -360,7 +367,7 @@ def test_padding_changes_nothing_with_a_cache(config: str, data: st.DataObject) 
     num_pads = data.draw(st.lists(st.integers(0, first - 1), min_size=1, max_size=3))
     x = token_ids(len(num_pads), sum(steps))
     pad_mask = torch.arange(x.shape[1]) < torch.tensor(num_pads)[:, None]
-    logits = cached_logits(model, x, prefix_len, steps, pad_mask)
+    logits = cached_logits(model, x, prefix_len, steps, pad_mask, static=data.draw(st.booleans()))
     whole = cached_logits(model, x, prefix_len, [x.shape[1]], pad_mask)
     assert logits.isfinite().all()
     for b, n in enumerate(num_pads):
