@@ -13,7 +13,7 @@ reset     `reset_latents=True`: as cached, but when the latents are full, half o
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,12 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import logging
 
+from perceiver.model.core.compilation import default_options
 from perceiver.model.core.evaluation import sequence_latents
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
 from perceiver.model.core.position import positions
-from perceiver.model.huggingface.cache import CacheLayer, PerceiverARCache
+from perceiver.model.huggingface.cache import CacheLayer, PerceiverARCache, StaticCacheLayer
 from perceiver.model.huggingface.contrastive import contrastive_search
 from perceiver.model.huggingface.model import (
     PerceiverBackendModel,
@@ -49,6 +50,9 @@ _MODES = {
     GenerationMode.CONTRASTIVE_SEARCH,
     GenerationMode.ASSISTED_GENERATION,
 }
+
+# Modes that take back what they have cached, which a ring may have overwritten, or steps of changing length.
+_NOT_STATIC = {GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION}
 
 
 class PerceiverARModel(PerceiverBackendModel):
@@ -71,6 +75,11 @@ class PerceiverARModel(PerceiverBackendModel):
         """An empty cache. `max_length`: number of tokens that it will have to take up, if that is known."""
         return PerceiverARCache([CacheLayer(window, max_length) for window in self.backend_model.windows])
 
+    def new_static_cache(self, compile_options: dict[str, Any] | None = None) -> PerceiverARCache:
+        """An empty cache whose steps can be compiled: they are if there are arguments of `torch.compile`."""
+        layers = [StaticCacheLayer(ring) for ring in self.backend_model.new_rings()]
+        return PerceiverARCache(layers, compile_options=compile_options)
+
     def hidden_states(
         self,
         x: Tensor,
@@ -81,9 +90,14 @@ class PerceiverARModel(PerceiverBackendModel):
         use_cache: bool | None,
         output_hidden_states: bool | None,
         wants_all: bool = True,
+        num_logits: int | None = None,
         **given: Tensor | None,
-    ) -> tuple[tuple[Tensor, ...], PerceiverARCache | None]:
-        """Hidden states (B, N, D), without `output_hidden_states` the last ones alone, and the cache. See `forward`."""
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, PerceiverARCache | None]:
+        """Hidden states (B, N, D), without `output_hidden_states` the last ones alone, and the cache. See `forward`.
+
+        Between them are the logits of the last `num_logits` positions, 0: of all, if those are made in one go with the
+        states. That is so with a cache, whose steps may be compiled, unless all hidden states are asked for.
+        """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         model, cache, num_new = self.backend_model, past_key_values, x.shape[1]
@@ -116,15 +130,23 @@ class PerceiverARModel(PerceiverBackendModel):
         if cache is None and use_cache:
             cache = self.new_cache()
 
+        layers = None if cache is None else cache.layers
+
         def run(x: Tensor, prefix_len: int, pad_mask: Tensor | None) -> tuple[Tensor, ...]:
-            layers = None if cache is None else cache.layers
             if not output_hidden_states:
                 return (model.latents(x, prefix_len, pad_mask, layers),)
             with recorded(self.hidden_modules()) as states:
                 model.latents(x, prefix_len, pad_mask, layers)
             return tuple(states)
 
-        return (sequence_latents(model, x, pad_mask, run) if in_windows else run(x, prefix_len, pad_mask)), cache
+        if in_windows:
+            return sequence_latents(model, x, pad_mask, run), None, cache
+        if num_logits is None or cache is None or output_hidden_states:
+            return run(x, prefix_len, pad_mask), None, cache
+        latents, logits = model.outputs(
+            x, prefix_len, pad_mask, layers, num_logits=num_logits, compile_options=cache.compile_options
+        )
+        return (latents,), logits, cache
 
 
 def _check_positions(
@@ -188,7 +210,7 @@ class PerceiverARBody(PerceiverARModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """The arguments of the model's `forward` -> `last_hidden_state` (B, N, D), by default of all positions"""
-        states, cache = self.hidden_states(
+        states, _, cache = self.hidden_states(
             text_input(input_ids, inputs_embeds),
             prefix_len=prefix_len,
             attention_mask=attention_mask,
@@ -269,7 +291,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
                 prefix_len = max(x.shape[1] - max_latents, 0)
                 _warn_of_prefix(labels[:, 1 : prefix_len + 1], max_latents)
         keeps_last = isinstance(logits_to_keep, int)
-        states, cache = self.hidden_states(
+        states, logits, cache = self.hidden_states(
             x,
             prefix_len=prefix_len,
             attention_mask=attention_mask,
@@ -277,10 +299,12 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             wants_all=not keeps_last or not 1 <= logits_to_keep <= self.backend_model.max_latents,
+            num_logits=logits_to_keep if isinstance(logits_to_keep, int) else None,
             **kwargs,
         )
-        latents = states[-1][:, slice(-logits_to_keep, None) if keeps_last else logits_to_keep]  # -0: all
-        logits = self.backend_model.logits(latents)
+        if logits is None:
+            latents = states[-1][:, slice(-logits_to_keep, None) if keeps_last else logits_to_keep]  # -0: all
+            logits = self.backend_model.logits(latents)
         loss = None
         if labels is not None:
             num_labels, labels = labels.shape[1], labels[:, 1:]
@@ -343,6 +367,11 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         mode = config.get_generation_mode(kwargs.get("assistant_model"))
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         self._check_generation(config, mode, reset_latents, cache)
+        if config.cache_implementation == "static" and mode in _NOT_STATIC:
+            logger.warning_once(f"{mode.value} has no static form: it runs with a dynamic cache, and is not compiled")
+            generation_config, kwargs = _with_dynamic_cache(generation_config, kwargs)
+        elif config.compile_config is not None and config.cache_implementation != "static" and cache is None:
+            logger.warning_once("compile_config has no effect without cache_implementation='static'")
         num_cached = 0 if cache is None else cache.get_seq_length()
         only_new_ids = num_cached > 0 and attention_mask is not None and attention_mask.shape[1] > prompt.shape[1]
         self._check_prompt(prompt, attention_mask, config, num_cached if only_new_ids else 0)
@@ -381,16 +410,23 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"{mode.value} is not supported, only {', '.join(sorted(mode.value for mode in _MODES))}")
-        if config.cache_implementation not in (None, "dynamic"):
+        if config.cache_implementation not in (None, "dynamic", "static"):
             raise ValueError(
-                f"cache_implementation={config.cache_implementation!r} is not supported: this model has its own cache"
+                f"cache_implementation={config.cache_implementation!r} is not supported, only 'dynamic' and 'static': "
+                "this model has its own cache"
             )
+        if config.cache_implementation == "static" and not config.use_cache:
+            raise ValueError("cache_implementation='static' with use_cache=False: there is no use for the cache")
         if config.prefill_chunk_size is not None:
             raise ValueError(
                 f"prefill_chunk_size={config.prefill_chunk_size} is not supported: the prefix needs no chunks"
             )
         if cache is not None and not isinstance(cache, PerceiverARCache):
             raise ValueError(f"past_key_values is a {type(cache).__name__}, it must be a PerceiverARCache")
+        if cache is not None and config.cache_implementation == "static" and not cache.is_compileable:
+            raise ValueError("cache_implementation='static', but past_key_values is a dynamic cache")
+        if cache is not None and cache.is_compileable and mode in _NOT_STATIC:
+            raise ValueError(f"{mode.value} needs a dynamic cache, past_key_values is a static one")
         if cache is not None and not config.use_cache:
             raise ValueError("past_key_values with use_cache=False: there is no use for the cache")
         if mode == GenerationMode.CONTRASTIVE_SEARCH and not config.use_cache:
@@ -440,12 +476,24 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         max_cache_length: int,
     ) -> None:
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache:
-            model_kwargs["past_key_values"] = self.new_cache(max_cache_length)
+            model_kwargs["past_key_values"] = (
+                self.new_static_cache(self._compile_options(generation_config))
+                if generation_config.cache_implementation == "static"
+                else self.new_cache(max_cache_length)
+            )
         cache = model_kwargs.get("past_key_values")
         if cache is not None and not cache.num_seen:
             cache.num_skipped = self._num_skipped(model_kwargs["prefix_len"])
         if cache is not None and generation_config.is_assistant:
             cache.activate_past_recording()
+
+    def _compile_options(self, config: GenerationConfig) -> dict[str, Any] | None:
+        if config.disable_compile:
+            return None
+        return default_options(self.device) if config.compile_config is None else config.compile_config.to_dict()
+
+    def _valid_auto_compile_criteria(self, model_kwargs: dict[str, Any], generation_config: GenerationConfig) -> bool:
+        return False  # what is compiled is a step of the backend model, and the cache knows about it
 
     def _num_skipped(self, prefix_len: int) -> int:
         # Of a longer prompt the model sees the last `max_seq_len` tokens only.
@@ -491,3 +539,14 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             "attention_mask": attention_mask,
             **kwargs,
         }
+
+
+def _with_dynamic_cache(
+    config: GenerationConfig | None, kwargs: dict[str, Any]
+) -> tuple[GenerationConfig | None, dict[str, Any]]:
+    """Arguments of `generate` without a static cache."""
+    if config is None:
+        return None, {**kwargs, "cache_implementation": "dynamic"}
+    config = deepcopy(config)
+    config.cache_implementation = "dynamic"
+    return config, {name: value for name, value in kwargs.items() if name != "cache_implementation"}

@@ -816,7 +816,10 @@ def test_continuing_does_not_replace_buffers_at_each_step() -> None:
 
 PROMPT = torch.arange(12).reshape(2, 6)
 BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "static cache": ({"cache_implementation": "static"}, "cache_implementation='static' is not supported"),
+    "static cache, not used": (
+        {"cache_implementation": "static", "use_cache": False},
+        "cache_implementation='static' with use_cache=False",
+    ),
     "quantized cache": ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not supported"),
     "offloaded cache": ({"cache_implementation": "offloaded"}, "cache_implementation='offloaded' is not supported"),
     "paged cache": ({"cache_implementation": "paged"}, "cache_implementation='paged' is not supported"),
