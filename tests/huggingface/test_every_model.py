@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from torch import Tensor, nn
+from torchao.core.config import AOBaseConfig
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
+from transformers import PreTrainedModel, TorchAoConfig, Trainer, TrainingArguments
 
 from tests.huggingface.tasks import TASKS, Task
 from tests.model.helpers import assert_close, assert_same_parameters, gradients
@@ -149,7 +151,7 @@ def test_vocabulary_can_grow(task: Task) -> None:
 
 @pytest.mark.parametrize("task", [task for task in TASKS if not task.has_tokens], ids=str)
 def test_models_without_tokens_say_so(task: Task) -> None:
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="has no token embeddings"):
         task.model().resize_token_embeddings(41)
 
 
@@ -165,6 +167,27 @@ def test_saves_shards_and_loads_them_as_asked(task: Task, tmp_path: Path) -> Non
     batch_half = {name: x.bfloat16() if x.is_floating_point() else x for name, x in batch.items()}
     difference = output_of(task, half, batch_half).float() - (expected := output_of(task, model, batch))
     assert difference.abs().mean() < 0.05 * expected.abs().mean()
+
+
+@column("int8 (torchao)")
+@pytest.mark.parametrize("config", [Int8WeightOnlyConfig(), Int8DynamicActivationInt8WeightConfig()], ids=["w", "w+a"])
+def test_loads_in_8_bits_saves_and_loads_again(task: Task, config: AOBaseConfig, tmp_path: Path) -> None:
+    """All linear layers. With weights of 8 bits alone, the model is the one that has these weights in float32."""
+    model, batch = task.model(), task.batch(labels=False)
+    model.save_pretrained(tmp_path / "float32")
+    small = type(model).from_pretrained(tmp_path / "float32", quantization_config=TorchAoConfig(config))
+    layers = {name: layer for name, layer in small.named_modules() if isinstance(layer, nn.Linear)}
+    assert len(layers) > 5 and all(layer.weight.qdata.dtype == torch.int8 for layer in layers.values())
+    output, expected = output_of(task, small, batch), output_of(task, model, batch)
+    assert (output - expected).abs().mean() < 0.1 * expected.abs().mean()
+    if isinstance(config, Int8WeightOnlyConfig):
+        for name, layer in layers.items():
+            model.get_submodule(name).weight.data = layer.weight.dequantize()
+        torch.testing.assert_close(output, output_of(task, model, batch), atol=1e-4, rtol=1e-4)
+    small.save_pretrained(tmp_path / "int8")
+    again = type(model).from_pretrained(tmp_path / "int8")
+    assert all(torch.equal(again.get_submodule(name).weight.qdata, x.weight.qdata) for name, x in layers.items())
+    torch.testing.assert_close(output_of(task, again, batch), output)
 
 
 @column("`torch.compile`")

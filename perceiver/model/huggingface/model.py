@@ -292,6 +292,9 @@ class PerceiverBackendModel(PreTrainedModel):
 
         Returns:
             The embedding, the same module. Optimizers have to be made after it: parameters are new.
+
+        Raises:
+            NotImplementedError: if the model has no tokens.
         """
         embedding = self.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):
