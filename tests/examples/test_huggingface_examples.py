@@ -51,3 +51,17 @@ def test_onnx_image(tmp_path: Path) -> None:
     assert sum(p.numel() for p in example.mnist_model().parameters()) == 907_212
     assert example.main([f"--output={tmp_path / 'model.onnx'}", "--batch_size=3", "--repeats=1"]) < 1e-4
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript.*")
+@pytest.mark.filterwarnings("ignore:.*The axis name.*will not be used:UserWarning")  # the exporter's own
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_onnx_clm(tmp_path: Path) -> None:
+    """Until the windows of latents (32) and of all tokens (128) slide. The prompt has 45 tokens."""
+    example = load("huggingface/onnx_clm.py")
+    results = example.main([f"--output={tmp_path}", "--num_latents=3", "--max_new_tokens=100"])
+    assert len(results["torch"]) == 100 and results["float32"] == results["torch"]
+    assert results["int8"][0] == results["torch"][0] and len(results["int8"]) == 100
+    sizes = [(tmp_path / name).stat().st_size for name in ("step.onnx", "step-int8.onnx")]
+    assert torch.is_grad_enabled() and len(set(sizes)) == 2

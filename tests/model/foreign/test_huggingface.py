@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from perceiver.model import foreign
+from perceiver.model.core.decoding_step import DecodingStep
 from perceiver.model.foreign import (
     GatedDecoderConfig,
     GatedEncoderConfig,
@@ -164,6 +165,25 @@ def test_generation_with_and_without_cache(name: str) -> None:
         for use_cache in (True, False)
     )
     assert cached.shape == (2, 10) and torch.equal(cached, uncached)
+
+
+@pytest.mark.parametrize("name", ["lucidrains-perceiver-ar", "google-perceiver-ar"])
+def test_generation_with_other_caches(name: str) -> None:
+    """A static one, and that of a step as a function of tensors, until everything slides."""
+    model = model_of(name)
+    prompt = torch.randint(17, (1, 5))
+    sizes = {"max_new_tokens": 15, "do_sample": False, "num_latents": 1}
+    expected = model.generate(prompt, **sizes)
+    static = model.generate(prompt, **sizes, cache_implementation="static", disable_compile=True)
+    assert torch.equal(static, expected)
+    step = DecodingStep(model.backend_model).eval()
+    tokens, prefix, past, position = prompt, prompt[:, :4], step.empty_past(), 0
+    with torch.no_grad():
+        while tokens.shape[1] < 20:
+            logits, *past = step(tokens[:, -1:], prefix, torch.tensor([position]), *past)
+            past, prefix, position = step.in_windows(past), prompt[:, :0], tokens.shape[1]
+            tokens = torch.cat([tokens, logits.argmax(dim=1, keepdim=True)], dim=1)
+    assert torch.equal(tokens, expected)
 
 
 @pytest.mark.parametrize("name", ["lucidrains-perceiver-ar", "google-perceiver-ar"])
