@@ -3,19 +3,23 @@
 decode  Greedy decoding after prompts of two lengths: tokens/s of our `generate`, of our backend's loop and of a decoder
         that concatenates and rotates its cache anew; share of the bound that reading all parameters for each token
         sets.
+static  Greedy decoding with a static cache, compiled, with weights of float32, bfloat16 and int8 (torchao), beside
+        `generate` as it is by default: tokens/s, share of the bound of float32 parameters, compile time.
 train   Forward and backward of 2 x 4,096 tokens, and peak memory beyond parameters and gradients.
 prefix  Forward and backward of 1,024 latents with prefixes up to 131,072 tokens: seconds and peak memory.
 
-    python benchmarks/perceiver_ar.py [decode] [train] [prefix] [--threads 2] [--repeats 5]
+    python benchmarks/perceiver_ar.py [decode] [static] [train] [prefix] [--threads 2] [--repeats 5]
+                                      [--weights float32 bfloat16 int8] [--batch_size 1]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +28,7 @@ import torch
 from timing import alternate, machine, median_ratio, peak_memory_mb, seconds
 from torch import Tensor
 
+from perceiver.model.core import compilation
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.sampling import sample
 from perceiver.model.text import clm
@@ -86,6 +91,49 @@ def decode(repeats: int) -> None:
                 f"| {median_ratio(step['plain'], times):.2f} |",
                 flush=True,
             )
+
+
+def static(repeats: int, weights: Sequence[str], batch_size: int) -> None:
+    torch.manual_seed(0)
+    eager_model = clm.PerceiverCausalLanguageModel(
+        clm.PerceiverCausalLanguageModelConfig(clm.perceiver_ar_byte_base())
+    ).eval()
+    num_bytes = sum(parameter.nbytes for parameter in eager_model.parameters())
+    models = {}
+    for name in weights:
+        models[name] = copy.deepcopy(eager_model)
+        if name == "bfloat16":
+            models[name].bfloat16()
+        elif name == "int8":
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+            quantize_(models[name], Int8WeightOnlyConfig())
+
+    def decoder(name: str, prompt: Tensor, num_tokens: int) -> Tensor:
+        sizes = {"max_new_tokens": num_tokens, "do_sample": False}
+        if name == "generate":
+            return eager_model.generate(prompt, **sizes)
+        return models[name].generate(prompt, **sizes, cache_implementation="static")
+
+    names = ["generate", *weights]
+    print("| prompt | decoder | ms per step | tokens/s | of bandwidth bound of float32 | times generate |")
+    print("|---|---|---|---|---|---|")
+    for length in PROMPTS:
+        prompt = tokens(batch_size, length)
+        results = {name: decoder(name, prompt, NEW_TOKENS) for name in names}  # compiles
+        assert all(torch.equal(results[name], results["generate"]) for name in names if name in ("generate", "float32"))
+        first = alternate({name: partial(decoder, name, prompt, 1) for name in names}, repeats)
+        all_ = alternate({name: partial(decoder, name, prompt, NEW_TOKENS + 1) for name in names}, repeats)
+        step = {n: [(a - f) / NEW_TOKENS for a, f in zip(all_[n], first[n], strict=True)] for n in names}
+        bound = num_bytes / read_bandwidth()
+        for name, times in step.items():
+            median = statistics.median(times)
+            print(
+                f"| {length} | {name} | {median * 1e3:.2f} | {batch_size / median:.0f} | {bound / median:.0%} "
+                f"| {median_ratio(step['generate'], times):.2f} |",
+                flush=True,
+            )
+    print(f"\n{compilation.statistics.num_graphs} graphs compiled in {compilation.statistics.seconds:.0f} s")
 
 
 def training_step(name: str, dropout: float) -> Callable[[], None]:
@@ -164,9 +212,16 @@ def measure(case: str, argument: str, dropout: float) -> None:
 def main() -> None:
     parts = {"decode": decode, "train": train, "prefix": prefix}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(parts), help="decode, train, prefix (default: all)")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        default=["decode", "static", "train", "prefix"],
+        help="decode, static, train, prefix (default: all)",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16", "int8"], help="of static")
+    parser.add_argument("--batch_size", type=int, default=1, help="of static")
     parser.add_argument(
         "--measure", nargs=3, metavar=("CASE", "ARGUMENT", "DROPOUT"), help="one case of train or prefix"
     )
@@ -179,7 +234,10 @@ def main() -> None:
     print(machine())
     for part in arguments.parts:
         print(f"\n{part}\n")
-        parts[part](arguments.repeats)
+        if part == "static":
+            static(arguments.repeats, arguments.weights, arguments.batch_size)
+        else:
+            parts[part](arguments.repeats)
 
 
 if __name__ == "__main__":
