@@ -8,8 +8,7 @@ products in inference, where that operator is there and none of torch's transfor
 anywhere else it is torch's. Both give the same result up to rounding.
 
 In compiled code the product of weights and a single token is written as the sum that it is. The loop that torch makes
-of it reads weights 1.6 times as fast as oneDNN, and those of bfloat16 or 8 bits (torchao's) without making them longer
-in memory first.
+of it reads each weight once, and those of bfloat16 or 8 bits (torchao's) without making them longer in memory first.
 
 The models are those of arXiv 2107.14795; nothing here is particular to them.
 """
