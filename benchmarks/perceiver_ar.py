@@ -10,6 +10,7 @@ prefix  Forward and backward of 1,024 latents with prefixes up to 131,072 tokens
 
     python benchmarks/perceiver_ar.py [decode] [static] [train] [prefix] [--threads 2] [--repeats 5]
                                       [--weights float32 bfloat16 int8] [--batch_size 1]
+                                      [--prompt_lengths 512 3072] [--clock wall|cpu]
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from functools import partial
 
 import eager
 import torch
-from timing import alternate, machine, median_ratio, peak_memory_mb, seconds
+from timing import CLOCKS, alternate, machine, median_ratio, peak_memory_mb, seconds
 from torch import Tensor
 
 from perceiver.model.core import compilation
@@ -42,10 +43,10 @@ def tokens(batch_size: int, length: int) -> Tensor:
     return torch.randint(6, 262, (batch_size, length), generator=torch.Generator().manual_seed(0))
 
 
-def read_bandwidth() -> float:
+def read_bandwidth(clock: str = "wall") -> float:
     """Bytes per second of summing an array that fits into no cache, the best of some runs."""
     array = torch.ones(64 * 2**20)
-    return array.nbytes / min(seconds(array.sum) for _ in range(10))
+    return array.nbytes / min(seconds(array.sum, clock) for _ in range(10))
 
 
 def decode(repeats: int) -> None:
@@ -93,7 +94,7 @@ def decode(repeats: int) -> None:
             )
 
 
-def static(repeats: int, weights: Sequence[str], batch_size: int) -> None:
+def static(repeats: int, weights: Sequence[str], batch_size: int, prompt_lengths: Sequence[int], clock: str) -> None:
     torch.manual_seed(0)
     eager_model = clm.PerceiverCausalLanguageModel(
         clm.PerceiverCausalLanguageModelConfig(clm.perceiver_ar_byte_base())
@@ -116,16 +117,17 @@ def static(repeats: int, weights: Sequence[str], batch_size: int) -> None:
         return models[name].generate(prompt, **sizes, cache_implementation="static")
 
     names = ["generate", *weights]
+    print(f"{clock} time\n")
     print("| prompt | decoder | ms per step | tokens/s | of bandwidth bound of float32 | times generate |")
     print("|---|---|---|---|---|---|")
-    for length in PROMPTS:
+    for length in prompt_lengths:
         prompt = tokens(batch_size, length)
         results = {name: decoder(name, prompt, NEW_TOKENS) for name in names}  # compiles
         assert all(torch.equal(results[name], results["generate"]) for name in names if name in ("generate", "float32"))
-        first = alternate({name: partial(decoder, name, prompt, 1) for name in names}, repeats)
-        all_ = alternate({name: partial(decoder, name, prompt, NEW_TOKENS + 1) for name in names}, repeats)
+        first = alternate({name: partial(decoder, name, prompt, 1) for name in names}, repeats, clock)
+        all_ = alternate({name: partial(decoder, name, prompt, NEW_TOKENS + 1) for name in names}, repeats, clock)
         step = {n: [(a - f) / NEW_TOKENS for a, f in zip(all_[n], first[n], strict=True)] for n in names}
-        bound = num_bytes / read_bandwidth()
+        bound = num_bytes / read_bandwidth(clock)
         for name, times in step.items():
             median = statistics.median(times)
             print(
@@ -222,6 +224,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16", "int8"], help="of static")
     parser.add_argument("--batch_size", type=int, default=1, help="of static")
+    parser.add_argument("--prompt_lengths", type=int, nargs="+", default=PROMPTS, help="of static")
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="of static: wall time, or CPU time of the process, which adds up threads (so with --threads 1)",
+    )
     parser.add_argument(
         "--measure", nargs=3, metavar=("CASE", "ARGUMENT", "DROPOUT"), help="one case of train or prefix"
     )
@@ -235,7 +244,13 @@ def main() -> None:
     for part in arguments.parts:
         print(f"\n{part}\n")
         if part == "static":
-            static(arguments.repeats, arguments.weights, arguments.batch_size)
+            static(
+                arguments.repeats,
+                arguments.weights,
+                arguments.batch_size,
+                arguments.prompt_lengths,
+                arguments.clock,
+            )
         else:
             parts[part](arguments.repeats)
 
