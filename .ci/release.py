@@ -26,7 +26,7 @@ PROGRAMS = {
     "vision": "from perceiver.data.vision import MNISTDataModule\nimport perceiver.processing.video",
     "audio": "from perceiver.data.audio import MaestroV3DataModule\nfrom perceiver.processing.midi import encode_midi",
     "multimodal": "from perceiver.model.multimodal.autoencoder import LitMultimodalAutoencoder",
-    "quantization": "from torchao.quantization import Int8WeightOnlyConfig\nfrom perceiver.model.core.linear import Linear",
+    "quantization": "from torchao.quantization import Int8WeightOnlyConfig",
 }
 # Headings that a version's section has: what a user of the version before must do, and what was tested on what.
 HEADINGS = ("### Upgrade", "### Tested")
