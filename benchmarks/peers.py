@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.foreign import LucidrainsPerceiver, LucidrainsPerceiverARForCausalLM
-from perceiver.model.foreign.layouts import lucidrains_perceiver_ar, perceiver
+from perceiver.model.foreign.layouts.lucidrains_ar import lucidrains_perceiver_ar
+from perceiver.model.foreign.layouts.lucidrains_perceiver import perceiver
 
 NEW_TOKENS = 16
 Calls = dict[str, Callable[[], object]]

@@ -2,7 +2,7 @@
 
     backend.py         the models: perceiver_pytorch.py, perceiver_ar.py, and layers.py, of which they consist
     files.py           reads their files, and runs nothing that is in them
-    layouts.py         which model a file has, its configuration, and our names of its parameters
+    layouts/           which model a file has, its configuration, and our names of its parameters
     huggingface/       Auto classes, conversion, and export to transformers
 
 Importing this package registers the models with transformers' Auto classes, if transformers is installed. All else is

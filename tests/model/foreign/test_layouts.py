@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.foreign.layouts import LAYOUTS, recognised, renamed_to_0_11
+from perceiver.model.foreign.layouts import LAYOUTS, recognised
+from perceiver.model.foreign.layouts.lucidrains_perceiver import renamed_to_0_11
 from tests.model.foreign import originals
 from tests.model.foreign.originals import assert_equal, converted
 

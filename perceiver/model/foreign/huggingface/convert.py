@@ -20,7 +20,8 @@ from perceiver.model.foreign.backend import LucidrainsPerceiver, LucidrainsPerce
 from perceiver.model.foreign.files import ForeignFile, read_foreign
 from perceiver.model.foreign.huggingface import deepmind, models
 from perceiver.model.foreign.huggingface.export import as_transformers
-from perceiver.model.foreign.layouts import LAYOUTS, Converted, Layout, recognised
+from perceiver.model.foreign.layouts import LAYOUTS, Layout, recognised
+from perceiver.model.foreign.layouts.parts import Converted
 from perceiver.model.huggingface.model import PerceiverBackendModel
 from perceiver.model.huggingface.saving import save_converted
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
