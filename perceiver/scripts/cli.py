@@ -24,8 +24,8 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
-from perceiver.model.core.checkpoint import published_classes
 from perceiver.model.core.config import flat
+from perceiver.model.core.pickles import published_classes
 from perceiver.scripts import former, report
 from perceiver.scripts.callbacks import CosineLength, FinalValidation, ImageProcessor, LastCheckpoint, Stopped
 from perceiver.scripts.flags import pairs

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceiver.model.core import checkpoint, layers
+from perceiver.model.core import checkpoint, layers, pickles
 from perceiver.model.text.common.huggingface import AlignedText
 from tests.adversary.models import CHECKS, Random, damaged_files, invariants
 
@@ -55,7 +55,8 @@ def test_it_finds_a_model_that_sees_the_future(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_it_finds_errors_that_name_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checkpoint, "UNPICKLING_ERRORS", ())
+    for module in (checkpoint, pickles):
+        monkeypatch.setattr(module, "UNPICKLING_ERRORS", ())
     with pytest.raises(AssertionError):
         for seed in range(10):
             (tmp_path / str(seed)).mkdir()

@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import PerceiverTokenizer
 
-from perceiver.model.core.checkpoint import published_classes
+from perceiver.model.core.pickles import published_classes
 from perceiver.model.text import classifier
 from perceiver.model.vision import image_classifier
 from perceiver.scripts import cli

@@ -20,7 +20,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from perceiver.model.core.checkpoint import UNPICKLING_ERRORS, downloaded, read_pickle, read_safetensors
+from perceiver.model.core.checkpoint import downloaded, read_safetensors
+from perceiver.model.core.pickles import UNPICKLING_ERRORS, read_pickle
 
 # What a checkpoint's parameters are called in it, where there is more than one part with tensors.
 _PARTS = ("state_dict", "model_state_dict", "model", "net", "module")
