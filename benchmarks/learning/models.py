@@ -1,0 +1,374 @@
+"""The models of the tables: Perceivers, Transformers of the same layers, and what one would try first.
+
+All attention models of a table have four layers of attention and MLP of the same channels, so about the same number of
+parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
+
+    NextTokens        perceiver-ar, perceiver-ar-2-reads, perceiver-ar-previous, decoder, ngram
+    Classification    perceiver-io, encoder, cnn (grids), pointnet (points), boosting (grids, tokens)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.learning.tasks import Classification, NextTokens, Task
+from perceiver.model.core.config import CausalSequenceModelConfig, DecoderConfig, EncoderConfig
+from perceiver.model.core.layers import MLP, AttentionLayer, SelfAttention
+from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.modules import (
+    CoordinateInputAdapter,
+    FourierPositionEncoding,
+    InputAdapter,
+    PerceiverDecoder,
+    PerceiverEncoder,
+    PerceiverIO,
+    TokenInputAdapter,
+    TrainableQueryProvider,
+)
+from perceiver.model.core.perceiver_ar import AttentionInputs, CausalSequenceModel
+from perceiver.model.core.perceiver_io import init_parameters
+from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
+
+CHANNELS, HEADS, LAYERS, WIDENING, LATENTS = 64, 4, 4, 4, 32
+INIT_SCALE = 0.1  # small models learn faster with it than with the 0.02 of the big ones
+
+
+class RereadingModel(CausalSequenceModel):
+    """Perceiver AR whose second self-attention layer is another cross-attention: latents read the prefix again.
+
+    What a latent looks for then may depend on what it found: a position, whose neighbour it wants. Without a cache.
+    """
+
+    def __init__(self, config: CausalSequenceModelConfig):
+        super().__init__(config)
+        self.self_attention[1] = self.cross_attention_layer(config, config.num_channels)
+        self.init_parameters()
+
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        if inputs.cache[0] is not None:
+            raise ValueError("this model of the benchmark takes no cache")
+        rotary = RotaryPositionEmbedding.from_angles(self.frequencies(inputs.pos))
+        x = self.input_adapter(inputs.x, inputs.pos)  # B M+N D
+        prefix, x = x[:, : inputs.prefix_len], x[:, inputs.prefix_len :]
+        first, second, *others = self.self_attention
+        latent_rotary = rotary.last(x.shape[1])
+        x = self.cross_attention(x, prefix, rotary=rotary, mask=inputs.mask)  # B N D
+        x = first(x, rotary=latent_rotary, mask=inputs.latent_mask)
+        x = second(x, prefix, rotary=rotary, mask=inputs.mask)
+        for layer in others:
+            x = layer(x, rotary=latent_rotary, mask=inputs.latent_mask)
+        return x
+
+
+class PreviousTokenInputAdapter(TokenInputAdapter):
+    """Token embeddings to which a linear layer of the token before is added.
+
+    Prefix tokens go through no layer before they are read: none knows its neighbour. With this they know one, as with
+    the smeared keys of arXiv 2209.11895 (In-context learning and induction heads), and one read finds what follows.
+    """
+
+    def __init__(self, *, vocab_size: int, max_seq_len: int, num_input_channels: int):
+        super().__init__(vocab_size=vocab_size, max_seq_len=max_seq_len, num_input_channels=num_input_channels)
+        self.previous = nn.Linear(num_input_channels, num_input_channels, bias=False)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        embedded = super().forward(x, positions)
+        return embedded + nn.functional.pad(self.previous(embedded)[:, :-1], (0, 0, 1, 0))
+
+
+class PreviousTokenModel(CausalSequenceModel):
+    """Perceiver AR whose tokens know the token before them. Without a cache."""
+
+    def __init__(self, config: CausalSequenceModelConfig):
+        super().__init__(config)
+        self.input_adapter = PreviousTokenInputAdapter(
+            vocab_size=config.vocab_size, max_seq_len=config.max_seq_len, num_input_channels=config.num_channels
+        )
+        self.init_parameters()
+
+
+class PerceiverARLearner(nn.Module):
+    """Perceiver AR: one causal cross-attention, and self-attention of the last positions."""
+
+    def __init__(self, task: NextTokens, model_class: type[CausalSequenceModel] = CausalSequenceModel):
+        super().__init__()
+        self.num_scored = task.num_scored
+        self.model = model_class(
+            CausalSequenceModelConfig(
+                vocab_size=task.vocab_size,
+                max_seq_len=task.seq_len,
+                max_latents=task.num_latents,
+                num_channels=CHANNELS,
+                num_heads=HEADS,
+                num_self_attention_layers=LAYERS - 1,
+                num_self_attention_rotary_layers=-1,
+                cross_attention_dropout=0.0,  # what is dropped from the prefix can't be recalled
+                output_norm=True,
+                init_scale=INIT_SCALE,
+            )
+        )
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Of a window of latents that ends anywhere in the scored positions, where they are more than the latents."""
+        shortest = x.shape[1] - self.num_scored + self.model.max_latents
+        end = int(torch.randint(shortest, x.shape[1] + 1, ()))
+        return self.model.loss(labels[:, :end], x[:, :end])
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (B, scored, vocabulary), block after block of latents."""
+        first, size = x.shape[1] - self.num_scored, self.model.max_latents
+        return torch.cat([self.model(x[:, : i + size], i) for i in range(first, x.shape[1], size)], dim=1)
+
+
+class Decoder(nn.Module):
+    """A decoder-only Transformer: every position attends to all before it, in every layer, and predicts."""
+
+    def __init__(self, task: NextTokens):
+        super().__init__()
+        self.num_scored = task.num_scored
+        self.embedding = TokenInputAdapter(
+            vocab_size=task.vocab_size, max_seq_len=task.seq_len, num_input_channels=CHANNELS
+        )
+        self.frequencies = FrequencyPositionEncoding(CHANNELS // HEADS // 2)
+        self.layers = nn.ModuleList(
+            AttentionLayer(
+                SelfAttention(num_channels=CHANNELS, num_heads=HEADS, causal=True, qkv_bias=False, out_bias=False),
+                MLP(CHANNELS, WIDENING, bias=False),
+            )
+            for _ in range(LAYERS)
+        )
+        self.norm = nn.LayerNorm(CHANNELS)
+        init_parameters(self, INIT_SCALE)
+
+    def all_logits(self, x: Tensor, num_last: int) -> Tensor:
+        rotary = RotaryPositionEmbedding.from_angles(self.frequencies(positions(x.shape[1])))
+        x = self.embedding(x)
+        for layer in self.layers:
+            x = layer(x, rotary=rotary)
+        return self.norm(x[:, -num_last:]) @ self.embedding.txt_embedding.weight.T
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        return token_cross_entropy(self.all_logits(x, x.shape[1]), labels)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.all_logits(x, self.num_scored)
+
+
+class Classifier(nn.Module):
+    """Base of classifiers: `logits` of examples are (B, classes)."""
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.logits(x), y)
+
+    def logits(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def input_adapter(task: Classification) -> InputAdapter:
+    if task.vocab_size:
+        return TokenInputAdapter(vocab_size=task.vocab_size, max_seq_len=task.x.shape[1], num_input_channels=CHANNELS)
+    codes = FourierPositionEncoding(task.shape, num_frequency_bands=max(task.shape) // 2)
+    return CoordinateInputAdapter(codes, num_values=task.x.shape[2] - len(task.shape))
+
+
+def padding(task: Classification, x: Tensor) -> Tensor | None:
+    return x == 0 if task.vocab_size else None
+
+
+class PerceiverIOLearner(Classifier):
+    """Perceiver IO: latents attend to the input once, and a learned query to them."""
+
+    def __init__(self, task: Classification):
+        super().__init__()
+        self.task = task
+        encoder = EncoderConfig(
+            num_cross_attention_heads=1,
+            num_cross_attention_qk_channels=CHANNELS,
+            cross_attention_widening_factor=WIDENING,
+            num_self_attention_heads=HEADS,
+            num_self_attention_layers_per_block=LAYERS - 2,
+            self_attention_widening_factor=WIDENING,
+            init_scale=INIT_SCALE,
+        )
+        decoder = DecoderConfig(
+            num_cross_attention_heads=1, cross_attention_widening_factor=WIDENING, init_scale=INIT_SCALE
+        )
+        self.model = PerceiverIO(
+            PerceiverEncoder(input_adapter(task), encoder, num_latents=LATENTS, num_latent_channels=CHANNELS),
+            PerceiverDecoder(
+                nn.Sequential(nn.Linear(CHANNELS, task.num_classes), nn.Flatten(1)),
+                decoder,
+                num_latent_channels=CHANNELS,
+                output_query_provider=TrainableQueryProvider(1, CHANNELS),
+            ),
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.model(x, padding(self.task, x))
+
+
+class Encoder(Classifier):
+    """A Transformer encoder: all inputs attend to all in every layer; a linear layer reads their mean."""
+
+    def __init__(self, task: Classification):
+        super().__init__()
+        self.task = task
+        self.adapter = input_adapter(task)
+        self.projection = nn.Linear(self.adapter.num_input_channels, CHANNELS)
+        self.layers = nn.ModuleList(
+            AttentionLayer(SelfAttention(num_channels=CHANNELS, num_heads=HEADS), MLP(CHANNELS, WIDENING))
+            for _ in range(LAYERS)
+        )
+        self.norm = nn.LayerNorm(CHANNELS)
+        self.classes = nn.Linear(CHANNELS, task.num_classes)
+        init_parameters(self, INIT_SCALE)
+
+    def logits(self, x: Tensor) -> Tensor:
+        pad_mask = padding(self.task, x)
+        x = self.projection(self.adapter(x))
+        for layer in self.layers:
+            x = layer(x, pad_mask=pad_mask)
+        x = self.norm(x)
+        if pad_mask is None:
+            return self.classes(x.mean(dim=1))
+        weights = (~pad_mask).float() / (~pad_mask).sum(dim=1, keepdim=True)
+        return self.classes((x * weights[..., None]).sum(dim=1))
+
+
+class CNN(Classifier):
+    """Three convolutions over a grid of one or two dimensions, and a linear layer."""
+
+    def __init__(self, task: Classification):
+        super().__init__()
+        self.shape = task.shape
+        convolution, kernel, channels = {1: (nn.Conv1d, 5, 160), 2: (nn.Conv2d, 3, 128)}[len(task.shape)]
+        self.layers = nn.Sequential(
+            convolution(1, 64, kernel, padding="same"),
+            nn.ReLU(),
+            convolution(64, channels, kernel, stride=2, padding=kernel // 2),
+            nn.ReLU(),
+            convolution(channels, channels, kernel, stride=2, padding=kernel // 2),
+            nn.ReLU(),
+            nn.Flatten(1),
+            nn.LazyLinear(task.num_classes),
+        )
+        self.logits(task.x[:1])  # the linear layer takes its size
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.layers(x[..., -1].unflatten(1, self.shape)[:, None])
+
+
+class PointNet(Classifier):
+    """An MLP of each point, the largest of each channel, an MLP of these (arXiv 1612.00593, without its transforms)."""
+
+    def __init__(self, task: Classification):
+        super().__init__()
+        self.points = nn.Sequential(
+            nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 512), nn.ReLU()
+        )
+        self.classes = nn.Sequential(nn.Linear(512, 192), nn.ReLU(), nn.Linear(192, task.num_classes))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.classes(self.points(x).amax(dim=1))
+
+
+LEARNERS: dict[str, Callable[..., nn.Module]] = {
+    "perceiver-ar": PerceiverARLearner,
+    "perceiver-ar-2-reads": partial(PerceiverARLearner, model_class=RereadingModel),
+    "perceiver-ar-previous": partial(PerceiverARLearner, model_class=PreviousTokenModel),
+    "decoder": Decoder,
+    "perceiver-io": PerceiverIOLearner,
+    "encoder": Encoder,
+    "cnn": CNN,
+    "pointnet": PointNet,
+}
+
+
+class NGram:
+    """Counts of what followed the last 0 to 5 tokens, in the training text, if there is one, and in the context so far.
+
+    Shorter contexts fill in for longer ones as Witten and Bell (1991) weigh them. It learns nothing by gradients, and
+    looks up exactly: the plain answer to copying and recall.
+    """
+
+    def __init__(self, task: NextTokens, order: int = 5):
+        self.task, self.order = task, order
+        self.counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        self.num_parameters = 0
+
+    def fit(self) -> None:
+        tokens = [] if self.task.text is None else self.task.text.tolist()
+        for i in range(len(tokens)):
+            count(self.counts, tokens, i, self.order)
+        self.num_parameters = sum(map(len, self.counts.values()))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logarithms of probabilities (B, scored, vocabulary)"""
+        return torch.stack([self._sequence(tokens) for tokens in x.tolist()])
+
+    def _sequence(self, tokens: list[int]) -> Tensor:
+        seen: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        rows = []
+        for i in range(len(tokens)):
+            count(seen, tokens, i, self.order)
+            if i >= len(tokens) - self.task.num_scored:
+                p = np.full(self.task.vocab_size, 1 / self.task.vocab_size)
+                for length in range(min(self.order, i + 1) + 1):
+                    context = tuple(tokens[i + 1 - length : i + 1])
+                    found = self.counts.get(context, Counter()) + seen.get(context, Counter())
+                    if not found:
+                        break
+                    p *= len(found)
+                    p[list(found)] += list(found.values())
+                    p /= p.sum()
+                rows.append(p)
+        return torch.from_numpy(np.log(np.stack(rows))).float()
+
+
+def count(counts: dict[tuple[int, ...], Counter[int]], tokens: list[int], i: int, order: int) -> None:
+    """Counts token i after each of the contexts before it."""
+    for length in range(min(order, i) + 1):
+        counts[tuple(tokens[i - length : i])][tokens[i]] += 1
+
+
+class Boosting:
+    """Gradient boosting of decision trees over the values of the grid, or over how often each token occurs."""
+
+    ROUNDS = 100
+
+    def __init__(self, task: Classification):
+        self.task = task
+        self.num_parameters = 0
+
+    def features(self, x: Tensor) -> np.ndarray:
+        if self.task.vocab_size:
+            return nn.functional.one_hot(x, self.task.vocab_size).sum(dim=1).numpy()
+        return x[..., -1].numpy()
+
+    def fit(self) -> None:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        n = self.task.num_train
+        self.trees = HistGradientBoostingClassifier(max_iter=self.ROUNDS, random_state=0)
+        self.trees.fit(self.features(self.task.x[:n]), self.task.y[:n].numpy())
+
+    def logits(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.log(self.trees.predict_proba(self.features(x)) + 1e-12)).float()
+
+
+COUNTERS: dict[str, Callable[..., NGram | Boosting]] = {"ngram": NGram, "boosting": Boosting}
+
+
+def models_of(task: Task) -> list[str]:
+    """The models that can do a task."""
+    if isinstance(task, NextTokens):
+        return ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-previous", "decoder", "ngram"]
+    if task.vocab_size:
+        return ["perceiver-io", "encoder", "boosting"]
+    return ["perceiver-io", "encoder", *(["cnn", "boosting"] if task.is_grid else ["pointnet"])]

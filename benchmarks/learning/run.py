@@ -1,0 +1,155 @@
+"""Trains models of a task from several seeds, all for the same time, and appends what they learnt to a file.
+
+    python -m benchmarks.learning.run recall
+    python -m benchmarks.learning.run recall --model perceiver-ar decoder --seeds 3 --minutes 5
+
+Time is the CPU time of this process with one thread, so that other work on the machine hardly counts; what the test
+takes doesn't count at all. The learning rate is constant after its warm-up: a curve may be read at any time or step as
+the result of a shorter run, and the table of equal steps does so (`python -m benchmarks.learning.report`). A run that
+the file has already is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.learning.models import COUNTERS, LEARNERS, models_of
+from benchmarks.learning.tasks import TASKS, NextTokens, Task
+from perceiver.scripts.lrs import ConstantWithWarmupLR
+
+RESULTS = Path(__file__).parent / "results" / "runs.jsonl"
+WARMUP_STEPS = 50
+
+
+def score(task: Task, logits: Tensor, labels: Tensor) -> float:
+    """Accuracy in percent, or bits per label."""
+    if isinstance(task, NextTokens):
+        logits, labels = logits.flatten(0, 1), labels[:, -task.num_scored :].flatten()
+        logits, labels = logits[labels != -100], labels[labels != -100]
+    if task.metric == "bits":
+        return nn.functional.cross_entropy(logits, labels).item() / math.log(2)
+    return 100 * (logits.argmax(dim=-1) == labels).double().mean().item()
+
+
+@torch.no_grad()
+def tested(task: Task, model: Any, test: tuple[Tensor, Tensor]) -> float:
+    x, labels = test
+    return score(task, torch.cat([model.logits(part) for part in x.split(64)]), labels)
+
+
+def milestones() -> Iterator[int]:
+    """The steps at which all models are tested: 10, 18, 32, 56, 100, ..."""
+    k = 4
+    while True:
+        yield round(10 ** (k / 4))
+        k += 1
+
+
+def learn(task: Task, name: str, seed: int, seconds: float, lr: float) -> dict[str, Any]:
+    """Trains a model for some seconds of CPU time.
+
+    Returns:
+        Number of parameters, and the curve: (steps, seconds, score) at each milestone and at the end.
+    """
+    torch.manual_seed(seed)
+    model, test = LEARNERS[name](task), task.test()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = ConstantWithWarmupLR(optimizer, WARMUP_STEPS)
+    generator = torch.Generator().manual_seed(seed)
+    curve: list[tuple[int, float, float]] = []
+    steps, used, due = 0, 0.0, milestones()
+    next_test = next(due)
+    while used < seconds:
+        start = time.process_time()
+        model.train()
+        loss = model.loss(*task.batch(generator))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        steps, used = steps + 1, used + time.process_time() - start
+        if steps == next_test or used >= seconds:
+            curve.append((steps, round(used, 3), round(tested(task, model.eval(), test), 4)))
+            next_test = next(due) if steps == next_test else next_test
+    return {"parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
+
+
+def count(task: Task, name: str) -> dict[str, Any]:
+    """Fits a model that has no steps."""
+    model = COUNTERS[name](task)
+    start = time.process_time()
+    model.fit()
+    used = time.process_time() - start
+    return {"parameters": model.num_parameters, "curve": [(0, round(used, 3), tested(task, model, task.test()))]}
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    return f"{cpu}, one thread, torch {torch.__version__}"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file, which may not exist. A last line that was cut off is no run."""
+    return [json.loads(line) for line in whole_lines(path)]
+
+
+def whole_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--model", nargs="+", choices=[*LEARNERS, *COUNTERS], help="default: all that can do the task")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on")
+    parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of each run")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    for name in ("seeds", "minutes", "lr"):
+        if not getattr(arguments, name) > 0:
+            parser.error(f"--{name}={getattr(arguments, name)} must be positive")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    torch.set_num_threads(1)
+    task = TASKS[arguments.task]()
+    names = arguments.model or models_of(task)
+    if wrong := set(names) - set(models_of(task)):
+        raise SystemExit(f"{', '.join(sorted(wrong))} can't do {arguments.task}: {', '.join(models_of(task))} can")
+    done = [{key: run[key] for key in ("task", "model", "seed", "minutes", "lr")} for run in read(arguments.results)]
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    arguments.results.write_text("".join(f"{line}\n" for line in whole_lines(arguments.results)), encoding="utf-8")
+    for seed in range(arguments.seeds):
+        for name in names:
+            key = {"task": arguments.task, "model": name, "seed": seed, "minutes": arguments.minutes}
+            key["lr"] = arguments.lr
+            if name in COUNTERS:
+                key |= {"seed": 0, "minutes": 0.0, "lr": 0.0}  # nothing about them is random or takes what is left
+            if key in done:
+                continue
+            seconds = 60 * arguments.minutes
+            result = count(task, name) if name in COUNTERS else learn(task, name, seed, seconds, arguments.lr)
+            run = key | {"metric": task.metric} | result | {"machine": machine()}
+            with arguments.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run) + "\n")
+            done.append(key)
+            steps, used, last = run["curve"][-1]
+            print(f"{arguments.task} {name} seed {key['seed']}: {last:.2f} {task.metric}, {steps} steps, {used:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
