@@ -1,0 +1,151 @@
+"""Tables and curves of docs/evidence.md from the runs that benchmarks/learning/run.py made.
+
+    python -m benchmarks.learning.report
+
+The tables stand between two comments in the page, `<!-- tables -->` and `<!-- end of tables -->`; the rest of the page
+is written by hand. Curves are pictures in docs/images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning.run import RESULTS, read
+
+ROOT = Path(__file__).parents[2]
+PAGE, IMAGES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "images"
+BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->"
+UNITS = {"accuracy": "accuracy in %", "bits": "bits per byte, less is better"}
+PUBLISHED = {
+    "copy": "Perceiver AR, 131,072 positions: 100 % (arXiv 2202.07765)",
+    "listops": "Long Range Arena, sequences of 500 to 2,000: Transformer 36.4 %, Perceiver 37.2 to 37.5 %",
+    "mnist1d": "MLP 68 %, CNN 94 %, after training to convergence (arXiv 2011.14439)",
+}
+
+Run = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    mean = statistics.mean(values)
+    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"
+
+
+def at_step(run: Run, step: int) -> float | None:
+    return next((score for steps, _, score in run["curve"] if steps == step), None)
+
+
+def shared_step(runs: Sequence[Run]) -> int:
+    """The largest number of steps at which all runs were tested; 0 if there is none."""
+    tested = [{steps for steps, _, _ in run["curve"]} for run in runs if run["curve"][-1][0]]
+    return max(set.intersection(*tested), default=0) if tested else 0
+
+
+def grouped(runs: Sequence[Run]) -> dict[tuple[str, float, float], dict[str, list[Run]]]:
+    """Runs by task, minutes and learning rate, and then by model.
+
+    Models without steps have neither minutes nor a rate: they are in each table of their task.
+    """
+    tables: dict[tuple[str, float, float], dict[str, list[Run]]] = {}
+    for run in runs:
+        if run["minutes"]:
+            of_table = tables.setdefault((run["task"], run["minutes"], run["lr"]), {})
+            of_table.setdefault(run["model"], []).append(run)
+    for run in runs:
+        for (task, _, _), of_table in tables.items():
+            if task == run["task"] and not run["minutes"]:
+                of_table[run["model"]] = [run]
+    return tables
+
+
+def file_name(task: str, minutes: float, lr: float) -> str:
+    return f"evidence-{task}-{minutes:g}-{lr:g}.svg"
+
+
+def table(task: str, minutes: float, lr: float, models: dict[str, list[Run]]) -> str:
+    """A task's two tables as one: the columns are equal time and equal steps."""
+    runs = [run for of_model in models.values() for run in of_model]
+    step = shared_step(runs)
+    lines = [
+        f"### {task}, {minutes:g} minutes, learning rate {lr:g}",
+        "",
+        *([f"Published: {PUBLISHED[task]}.", ""] if task in PUBLISHED else []),
+        f"| model | parameters | seeds | {UNITS[runs[0]['metric']]}, after equal time | steps | after {step} steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, of_model in models.items():
+        last = [run["curve"][-1] for run in of_model]
+        steps = f"{statistics.mean(steps for steps, _, _ in last):.0f}" if last[0][0] else f"{last[0][1]:.0f} s in all"
+        equal = [score for run in of_model if (score := at_step(run, step)) is not None and last[0][0]]
+        parameters = of_model[0]["parameters"]
+        lines.append(
+            f"| {name} | {f'{parameters:,}' if parameters else ''} | {len(of_model)} "
+            f"| {spread([score for _, _, score in last])} | {steps} | {spread(equal) if equal else ''} |"
+        )
+    lines += ["", f"![{task}](images/{file_name(task, minutes, lr)})", ""]
+    machines = "; ".join(sorted({run["machine"] for run in runs}))
+    seeds = max(map(len, models.values()))
+    command = f"python -m benchmarks.learning.run {task} --seeds {seeds} --minutes {minutes:g} --lr {lr:g}"
+    return "\n".join([*lines, f"`{command}`: {machines}.", ""])
+
+
+def tables(runs: Sequence[Run]) -> str:
+    return "\n".join(table(*key, models) for key, models in grouped(runs).items())
+
+
+def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Draws the score over seconds for each task, a line for each seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "evidence"  # the same file from the same runs
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for key, models in grouped(runs).items():
+        figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+        for i, (name, of_model) in enumerate(models.items()):
+            for j, run in enumerate(of_model):
+                _, seconds, scores = zip(*run["curve"], strict=True)
+                if len(scores) == 1:
+                    axes.axhline(scores[0], color=f"C{i}", linestyle=":", label=name)
+                else:
+                    axes.plot(seconds, scores, color=f"C{i}", linewidth=1, label=name if j == 0 else None)
+        axes.set(xscale="log", xlabel="seconds of CPU time", ylabel=UNITS[next(iter(models.values()))[0]["metric"]])
+        axes.legend(fontsize="small")
+        paths.append(folder / file_name(*key))
+        figure.savefig(paths[-1], metadata={"Date": None})
+        plt.close(figure)
+    return paths
+
+
+def with_tables(page: str, runs: Sequence[Run]) -> str:
+    """The page with the tables of these runs.
+
+    Raises:
+        ValueError: if the page lacks one of the comments that the tables stand between.
+    """
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"the page must have the lines {BEGIN.strip()} and {END}")
+    head, rest = page.split(BEGIN, 1)
+    return head + BEGIN + "\n" + tables(runs) + "\n" + END + rest.split(END, 1)[1]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    arguments = parser.parse_args(argv)
+    runs = read(arguments.results)
+    arguments.page.write_text(with_tables(arguments.page.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    curves(runs, arguments.images)
+
+
+if __name__ == "__main__":
+    main()
