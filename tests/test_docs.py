@@ -168,6 +168,8 @@ def test_commands_parse(
                 print_config(main.main, ["preproc", *arguments])
             case ["perceiver", *arguments]:
                 main.parser().parse_args(arguments)
+            case ["python", "-m", module, *_] if module.startswith("benchmarks."):
+                assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), line
             case ["python" | "bash", script, *_]:
                 assert (ROOT / script).is_file(), line
             case ["make", target, *_]:
