@@ -13,6 +13,7 @@ configuration fields:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import torch
@@ -103,14 +104,21 @@ def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias).flip(2)
 
 
-def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, mask: AttentionMask) -> Tensor:
+    """The probabilities (B, H, N, M) with which `attention` weighs values, all in memory. Arguments as there."""
+    return _probabilities(q * q.shape[-1] ** -0.5, k, mask.dense(q.shape[2], k.shape[2], q.device))
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scores = q @ rearrange(k, "b h m k -> b h k m")  # B H N M
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-    if mask is not None:
-        probs = probs.masked_fill(~mask, 0.0)  # matters where a query has no key at all
-    return F.dropout(probs, dropout) @ v
+    probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(q.dtype)
+    return probs if mask is None else probs.masked_fill(~mask, 0.0)  # matters where a query has no key at all
+
+
+def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    return F.dropout(_probabilities(q, k, mask).to(v.dtype), dropout) @ v
 
 
 def _single_query_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -162,6 +170,9 @@ class MultiHeadAttention(nn.Module):
         causal: Whether attention is causal and right-aligned (see `attention`).
         dropout: Dropout of attention probabilities in training.
     """
+
+    # Each gets the queries and keys of a call, in heads, and its mask. See core/attention_maps.py.
+    recorders: tuple[Callable[[Tensor, Tensor, AttentionMask], None], ...] = ()
 
     def __init__(
         self,
@@ -228,6 +239,8 @@ class MultiHeadAttention(nn.Module):
             padding = None if pad_mask is None else pad_mask[:, -k.shape[2] :]
             window = None if cache is None else cache.window
             mask = AttentionMask.of_padding(padding, causal=self.causal, window=window)
+        for record in self.recorders:
+            record(q.expand(k.shape[0], -1, -1, -1), k, mask)
         dropout = self.dropout if self.training else 0.0
         x = attention(q.expand(k.shape[0], -1, -1, -1), k, v, mask=mask, dropout=dropout)
         return self.o_proj(rearrange(x, "b h n v -> b n (h v)"))
