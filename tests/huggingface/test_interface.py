@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from perceiver.model.audio import symbolic
+from perceiver.model.core.attention_maps import record_attention
 from perceiver.model.core.evaluation import score_tokens
 from perceiver.model.huggingface.model import PerceiverBackendModel
 from perceiver.model.text import classifier, clm, mlm, token_classifier
@@ -55,13 +56,47 @@ def test_what_is_not_asked_for_may_be_passed(task: Task) -> None:
 @all_tasks
 def test_what_a_model_does_not_have_is_an_error(task: Task) -> None:
     model, batch = task.model(), task.batch(labels=False)
-    with pytest.raises(ValueError, match=f"{type(model).__name__} does not support output_attentions"):
-        model(**batch, output_attentions=True)
+    with pytest.raises(ValueError, match=f"{type(model).__name__} does not support head_mask"):
+        model(**batch, head_mask=torch.ones(2))
     with pytest.raises(TypeError, match="does not support atention_mask"):
         model(**batch, atention_mask=torch.ones(3, SEQ_LEN))
     if task not in CAUSAL:
         with pytest.raises(ValueError, match="does not support use_cache"):
             model(**batch, use_cache=True)
+
+
+@all_tasks
+def test_attentions(task: Task) -> None:
+    model, batch = task.model(), task.batch(labels=False)
+    if task in CAUSAL:
+        batch["prefix_len"] = SEQ_LEN - MAX_LATENTS  # type: ignore[assignment]
+    outputs = model(**batch, output_attentions=True, output_hidden_states=True)
+    with record_attention(model.backend_model) as maps:
+        plain = model(**batch)
+    assert plain.attentions is plain.cross_attentions is None
+    torch.testing.assert_close(getattr(outputs, task.output), getattr(plain, task.output))
+    num_latents = MAX_LATENTS if task in CAUSAL else LATENTS["num_latents"]
+    assert [weights.shape for weights in outputs.attentions] == [(3, 2, num_latents, num_latents)]
+    given = [*outputs.attentions, *outputs.cross_attentions]
+    expected = sorted(maps, key=lambda name: "self_attention" not in name)
+    assert len(given) == len(expected) == (2 if task in CAUSAL else 3)
+    for weights, name in zip(given, expected, strict=True):
+        torch.testing.assert_close(weights, maps[name])
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+    body = model.base_model(**batch, output_attentions=True)
+    for weights, of_model in zip(body.cross_attentions, outputs.cross_attentions, strict=False):
+        torch.testing.assert_close(weights, of_model)
+    assert len(body.cross_attentions) == 1 and len(body.attentions) == 1
+    model.config._output_attentions = True
+    assert model(**batch).attentions is not None and model(**batch, output_attentions=False).attentions is None
+    in_order = model(**batch, return_dict=False)
+    torch.testing.assert_close(in_order[-1][-1], outputs.cross_attentions[-1])
+
+
+@causal_tasks
+def test_attentions_of_windows_are_an_error(task: Task) -> None:
+    with pytest.raises(ValueError, match="windows: give prefix_len"):
+        task.model()(**task.batch(labels=False), output_attentions=True)
 
 
 @all_tasks

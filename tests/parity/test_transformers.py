@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForMaskedLM, PerceiverConfig, PerceiverForMaskedLM, PerceiverTokenizer
 
 from perceiver.model.text import mlm
@@ -75,9 +76,23 @@ def test_converted_model_is_equal(tmp_path: Path, kwargs: dict[str, Any]) -> Non
             logits = ours(ids, attention_mask=attention_mask).logits
             latents = theirs.perceiver(ids, attention_mask=attention_mask).last_hidden_state
         torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
+        assert_same_attention(ours, theirs, ids, attention_mask)
         pad_mask = attention_mask == 0
         torch.testing.assert_close(ours.backend_model.encoder(ids, pad_mask), latents, atol=2e-5, rtol=1e-5)
     assert expected.std() > 0.5  # the outputs are no zeros
+
+
+def assert_same_attention(ours: Any, theirs: Any, ids: Tensor, attention_mask: Tensor) -> None:
+    with torch.no_grad():
+        actual, expected = (
+            model(ids, attention_mask=attention_mask, output_attentions=True) for model in (ours, theirs)
+        )
+    assert len(actual.attentions) == len(expected.attentions) and len(actual.cross_attentions) == 2
+    for weights, of_theirs in zip(actual.attentions, expected.attentions, strict=True):
+        torch.testing.assert_close(weights, of_theirs, atol=2e-5, rtol=1e-5)
+    encoder, decoder = actual.cross_attentions
+    torch.testing.assert_close(encoder, expected.cross_attentions[0], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(decoder, expected.cross_attentions[1][:, :, : ids.shape[1]], atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from transformers.utils import logging
 
 from perceiver.model.core.compilation import default_options
@@ -208,7 +208,7 @@ class PerceiverARBody(PerceiverARModel):
         output_hidden_states: bool | None = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         """The arguments of the model's `forward` -> `last_hidden_state` (B, N, D), by default of all positions"""
         states, _, cache = self.hidden_states(
             text_input(input_ids, inputs_embeds),
@@ -219,7 +219,7 @@ class PerceiverARBody(PerceiverARModel):
             output_hidden_states=output_hidden_states,
             **kwargs,
         )
-        return BaseModelOutputWithPast(
+        return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=states[-1],
             past_key_values=cache,
             hidden_states=states if len(states) > 1 else None,
@@ -242,7 +242,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithCrossAttentions:
         """Predicts next tokens.
 
         A sequence of any length has logits of all its positions: one with more than `max_latents` tokens is processed
@@ -266,7 +266,8 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
                 of. Default: the config's.
             logits_to_keep: Number of last positions to make logits of, or indices of positions. 0: of all.
             inputs_embeds: Token embeddings (B, M + N, channels) in place of token ids.
-            kwargs: `return_dict`; `position_ids` and `cache_position` if they are what the model takes anyway.
+            kwargs: `return_dict` and `output_attentions`, see `model_forward`; `position_ids` and `cache_position` if
+                they are what the model takes anyway.
 
         Returns:
             `loss`, if there are labels. `logits` (B, N, vocabulary). `past_key_values`, if asked for. `hidden_states`,
@@ -312,7 +313,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
                 is_padding = attention_mask[:, -num_labels:] == 0
                 labels = labels.masked_fill(is_padding[:, 1:] | is_padding[:, :-1], -100)
             loss = token_cross_entropy(logits[:, :-1], labels[:, labels.shape[1] - logits.shape[1] + 1 :])
-        return CausalLMOutputWithPast(
+        return CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
             past_key_values=cache,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -27,11 +27,12 @@ from transformers import (
 )
 from transformers.initialization import guard_torch_init_functions, no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from perceiver.model.core.adapter import TiedTokenOutputAdapter
+from perceiver.model.core.attention_maps import AttentionMaps, record_attention
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
 from perceiver.model.core.layers import AttentionLayer
 from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
@@ -47,17 +48,19 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # What libraries pass to any model, wanted or not.
-_COMMON_ARGUMENTS = ("cache_position", "head_mask", "inputs_embeds", "output_attentions", "position_ids", "use_cache")
+_COMMON_ARGUMENTS = ("cache_position", "head_mask", "inputs_embeds", "position_ids", "use_cache")
 
 
 def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a model's `forward`: `return_dict`, `output_hidden_states`, and what libraries pass to all models.
+    """Decorator of a model's `forward`: `return_dict`, `output_hidden_states`, `output_attentions`, and what libraries
+    pass to all models.
 
     `forward` names the arguments that it has, and takes others as `**kwargs`, of which it gets none but those called
     `further`. Any argument may be None or False: what is not asked for needs no support.
 
     Raises:
-        ValueError: if something is asked for that other models can do, attention weights for example.
+        ValueError: if something is asked for that other models can do, a mask of heads for example, or attention
+            weights of a pass in windows.
         TypeError: if something is asked for that is no argument of models.
     """
 
@@ -69,21 +72,40 @@ def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[...,
         @wraps(forward)
         def wrapper(self: PerceiverBackendModel, *args: Any, **kwargs: Any) -> Any:
             hidden_states = kwargs.pop("output_hidden_states", None) if records else False
+            attentions = kwargs.pop("output_attentions", None)
             for name in [name for name in kwargs if name not in names]:
                 value = kwargs.pop(name)
                 if value is not None and value is not False:
                     error = ValueError if name in _COMMON_ARGUMENTS else TypeError
                     raise error(f"{type(self).__name__} does not support {name}")
-            if not (self.config.output_hidden_states if records and hidden_states is None else hidden_states):
-                return forward(self, *args, **kwargs)
-            with recorded(self.hidden_modules()) as states:
+            if records and hidden_states is None:
+                hidden_states = self.config.output_hidden_states
+            if attentions is None:
+                attentions = self.config.output_attentions
+            with ExitStack() as stack:
+                states = stack.enter_context(recorded(self.hidden_modules())) if hidden_states else None
+                maps = stack.enter_context(record_attention(self)) if attentions else None
                 outputs = forward(self, *args, **kwargs)
-            outputs["hidden_states"] = tuple(states)
+            if states is not None:
+                outputs["hidden_states"] = tuple(states)
+            if maps is not None:
+                outputs["attentions"], outputs["cross_attentions"] = attentions_of(maps)
             return outputs
 
         return wrapper
 
     return decorator
+
+
+def attentions_of(maps: AttentionMaps) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Self- and cross-attention of a pass, each layer by layer, as transformers' Perceiver gives them."""
+    if any(len(calls) > 1 and "decoder" not in name for name, calls in maps.calls.items()):
+        raise ValueError(
+            "output_attentions is not supported where a sequence is processed in windows: give prefix_len, or use "
+            "perceiver.model.core.attention_maps.record_attention"
+        )
+    is_self = {name: "self_attention" in name for name in maps}
+    return tuple(maps[n] for n in maps if is_self[n]), tuple(maps[n] for n in maps if not is_self[n])
 
 
 @contextmanager
@@ -378,8 +400,8 @@ class PerceiverBody(PerceiverBackendModel):
         assert isinstance(model, PerceiverIO)
         return BackendEncoder(model)
 
-    def output(self, latents: Tensor) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=latents)
+    def output(self, latents: Tensor) -> BaseModelOutputWithCrossAttentions:
+        return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)
 
 
 def register_model(model_class: type[PerceiverBackendModel]) -> None:

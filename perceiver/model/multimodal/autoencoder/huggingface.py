@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForMultimodalAutoencoding
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import ModelOutput
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
@@ -37,6 +37,8 @@ class MultimodalAutoencoderOutput(ModelOutput):
         audio: (B, samples), or the patches (B, P, samples of a patch) of P chosen points.
         logits: Logits of the label (B, classes).
         hidden_states: Latents, if they are asked for.
+        attentions: Weights of the self-attention layers (B, H, N, N), if they are asked for.
+        cross_attentions: Those of the encoder's cross-attention (B, H, N, M) and of the decoder's (B, H, O, N).
     """
 
     loss: Tensor | None = None
@@ -44,6 +46,8 @@ class MultimodalAutoencoderOutput(ModelOutput):
     audio: Tensor | None = None
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 PerceiverMultimodalAutoencoderConfig = config_class(TASKS["multimodal-autoencoder"])
@@ -63,7 +67,7 @@ class PerceiverMultimodalAutoencoderBody(PerceiverBody):
         audio: Tensor | None = None,
         class_probs: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithCrossAttentions:
         """The inputs of `PerceiverMultimodalAutoencoder` -> latents (B, N, D)"""
         encoder = self.backend_model.encoder
         return self.output(encoder(encoder.input_adapter(video, audio, class_probs), adapted=True))
@@ -100,7 +104,7 @@ class PerceiverMultimodalAutoencoder(PerceiverClassifier):
             audio_points: Numbers of audio patches, likewise.
             labels: Classes (B,). They give the loss (`autoencoder_loss`), of video and audio as well, at the chosen
                 points; training wants a few random ones. An example with -100 counts for nothing.
-            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
+            kwargs: `return_dict`, `output_hidden_states`, `output_attentions`, see `model_forward`.
         """
         points = {"video_points": video_points, "audio_points": audio_points}
         output = self.backend_model(video, audio, class_probs, **points)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForSequenceClassification
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.perceiver.modeling_perceiver import PerceiverClassifierOutput
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
@@ -50,14 +50,14 @@ class PerceiverTextClassifier(PerceiverTextModel, PerceiverClassifier):
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput:
+    ) -> PerceiverClassifierOutput:
         """Classifies texts.
 
         Args:
             input_ids: Token ids (B, M).
             inputs_embeds: Token embeddings (B, M, C) in their place.
             position_ids: 0 to M - 1, if they are given at all.
-            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
+            kwargs: `return_dict`, `output_hidden_states`, `output_attentions`, see `model_forward`.
             attention_mask: (B, M), 0 where `input_ids` is padding.
             labels: They give the loss. What they are is said by `config.problem_type`, see `classification_loss`; where
                 that is None, the first labels set it, as in transformers.
@@ -67,7 +67,7 @@ class PerceiverTextClassifier(PerceiverTextModel, PerceiverClassifier):
         """
         text = self.aligned(text_input(input_ids, inputs_embeds, position_ids), attention_mask)
         logits = self.backend_model(text.x, pad_mask_of(text.attention_mask))
-        return SequenceClassifierOutput(loss=self.loss(logits, labels), logits=logits)
+        return PerceiverClassifierOutput(loss=self.loss(logits, labels), logits=logits)
 
 
 def official_backend_config(config: PerceiverConfig) -> TextClassifierConfig:

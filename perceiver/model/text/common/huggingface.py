@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 from transformers import PerceiverConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 
 from perceiver.model.core.config import PerceiverIOConfig
 from perceiver.model.core.loss import token_cross_entropy
@@ -149,7 +149,7 @@ class PerceiverTextBody(PerceiverBody, PerceiverTextModel):
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithCrossAttentions:
         """Token ids (B, M), or their embeddings (B, M, C), and a mask (B, M), 0 = padding -> latents (B, N, D)"""
         text = self.aligned(text_input(input_ids, inputs_embeds, position_ids), attention_mask)
         return self.output(self.backend_model.encoder(text.x, pad_mask_of(text.attention_mask)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PerceiverConfig, PerceiverForMaskedLM
-from transformers.modeling_outputs import MaskedLMOutput
+from transformers.models.perceiver.modeling_perceiver import PerceiverMaskedLMOutput
 
 from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenOutputAdapter
 from perceiver.model.huggingface.config import config_class
@@ -57,14 +57,14 @@ class PerceiverMaskedLanguageModel(PerceiverTextModel):
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> MaskedLMOutput:
+    ) -> PerceiverMaskedLMOutput:
         """Predicts tokens.
 
         Args:
             input_ids: Token ids (B, M).
             inputs_embeds: Token embeddings (B, M, C) in their place.
             position_ids: 0 to M - 1, if they are given at all.
-            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
+            kwargs: `return_dict`, `output_hidden_states`, `output_attentions`, see `model_forward`.
             attention_mask: (B, M), 0 where `input_ids` is padding.
             labels: Token ids (B, M) to predict, -100 where nothing is to be predicted. They give the loss.
             output_positions: Indices (B, P) of the positions to predict. By default all, except in training with
@@ -76,7 +76,7 @@ class PerceiverMaskedLanguageModel(PerceiverTextModel):
         """
         x = text_input(input_ids, inputs_embeds, position_ids)
         loss, logits = self.per_position(x, attention_mask, labels, output_positions)
-        return MaskedLMOutput(loss=loss, logits=logits)
+        return PerceiverMaskedLMOutput(loss=loss, logits=logits)
 
 
 def official_backend_config(config: PerceiverConfig) -> MaskedLanguageModelConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PerceiverTokenizer, TokenClassificationPipeline
-from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.models.perceiver.modeling_perceiver import PerceiverClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
@@ -47,14 +47,14 @@ class PerceiverTokenClassifier(PerceiverTextModel, PerceiverClassifier):
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> TokenClassifierOutput:
+    ) -> PerceiverClassifierOutput:
         """Classifies tokens.
 
         Args:
             input_ids: Token ids (B, M).
             inputs_embeds: Token embeddings (B, M, C) in their place.
             position_ids: 0 to M - 1, if they are given at all.
-            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
+            kwargs: `return_dict`, `output_hidden_states`, `output_attentions`, see `model_forward`.
             attention_mask: (B, M), 0 where `input_ids` is padding.
             labels: Classes (B, M), -100 where there is nothing to classify. They give the loss.
             output_positions: Indices (B, P) of the positions to classify. By default all, except in training with
@@ -66,7 +66,7 @@ class PerceiverTokenClassifier(PerceiverTextModel, PerceiverClassifier):
         """
         x = text_input(input_ids, inputs_embeds, position_ids)
         loss, logits = self.per_position(x, attention_mask, labels, output_positions)
-        return TokenClassifierOutput(loss=loss, logits=logits)
+        return PerceiverClassifierOutput(loss=loss, logits=logits)
 
 
 class PerceiverTokenClassificationPipeline(TokenClassificationPipeline):

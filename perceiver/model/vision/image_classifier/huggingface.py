@@ -15,7 +15,8 @@ from transformers import (
     PerceiverForImageClassificationFourier,
     PerceiverForImageClassificationLearned,
 )
-from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
+from transformers.models.perceiver.modeling_perceiver import PerceiverClassifierOutput
 
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
@@ -47,7 +48,7 @@ class PerceiverImageClassifierBody(PerceiverBody):
     main_input_name = "pixel_values"
 
     @model_forward()
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithCrossAttentions:
         """Images (B, H, W, channels) -> latents (B, N, D)"""
         return self.output(self.backend_model.encoder(pixel_values))
 
@@ -62,20 +63,20 @@ class PerceiverImageClassifier(PerceiverClassifier):
     main_input_name = "pixel_values"
 
     @model_forward()
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PerceiverClassifierOutput:
         """Classifies images.
 
         Args:
             pixel_values: Images (B, H, W, channels) as `PerceiverImageClassifierInputProcessor` makes them.
             labels: They give the loss. What they are is said by `config.problem_type`, see `classification_loss`; where
                 that is None, the first labels set it, as in transformers.
-            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
+            kwargs: `return_dict`, `output_hidden_states`, `output_attentions`, see `model_forward`.
 
         Returns:
             `loss`, if there are labels. `logits`: (B, classes), or (B, O, classes) for more than one output query.
         """
         logits = self.backend_model(pixel_values)
-        return ImageClassifierOutput(loss=self.loss(logits, labels), logits=logits)
+        return PerceiverClassifierOutput(loss=self.loss(logits, labels), logits=logits)
 
     def official_processor(self, source: str | Path) -> PerceiverImageClassifierInputProcessor:
         """Ours with the settings of the official one, whose images have their channels first."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverForOpticalFlow, Pipeline
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
@@ -44,11 +44,15 @@ class OpticalFlowOutput(ModelOutput):
         loss: Mean end-point error in pixels, if there are labels.
         logits: Flow (B, H, W, 2) in units of `PIXELS_PER_UNIT` pixels.
         hidden_states: Latents, if they are asked for.
+        attentions: Weights of the self-attention layers (B, H, N, N), if they are asked for.
+        cross_attentions: Those of the encoder's cross-attention (B, H, N, M) and of the decoder's (B, H, O, N).
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 OpticalFlowPerceiverConfig = config_class(TASKS["optical-flow"])
@@ -62,7 +66,7 @@ class OpticalFlowPerceiverBody(PerceiverBody):
     main_input_name = "inputs"
 
     @model_forward()
-    def forward(self, inputs: Tensor, **kwargs: Any) -> BaseModelOutput:
+    def forward(self, inputs: Tensor, **kwargs: Any) -> BaseModelOutputWithCrossAttentions:
         """Features of two frames (B, 2, 27, H, W) -> latents (B, N, D)"""
         return self.output(self.backend_model.encoder(inputs))
 
@@ -83,7 +87,7 @@ class OpticalFlowPerceiver(PerceiverBackendModel):
         Args:
             inputs: Features of two frames (B, 2, 27, H, W), as `OpticalFlowProcessor` makes them.
             labels: Flow (B, H, W, 2) in pixels, not finite where it is unknown. It gives the loss.
-            kwargs: `return_dict` and `output_hidden_states`, see `model_forward`.
+            kwargs: `return_dict`, `output_hidden_states`, `output_attentions`, see `model_forward`.
 
         Returns:
             `loss`, if there are labels: mean end-point error in pixels. `logits`: flow (B, H, W, 2) in units of
