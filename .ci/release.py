@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a user of an extra imports first.
 PROGRAMS = {
     "": "from perceiver.model.text.mlm import MaskedLanguageModel, perceiver_io_language_base",
+    "app": "from perceiver.app.playground import open_playground\nimport perceiver.app.server",
     "hf": "from perceiver.model.text.mlm import PerceiverMaskedLanguageModel, convert_model",
     "lightning": "from perceiver.model.text.mlm import LitMaskedLanguageModel",
     "text": "from perceiver.data.text import WikiTextDataModule",

@@ -77,7 +77,8 @@ BELOW: dict[str, set[str]] = {
     "huggingface": {"model.huggingface", "model.core", "backend", "processing", "tasks"},
     "lightning": {"model.lightning", "model.core", "backend", "processing", "tasks"},
     "data": {"processing", "lazy", "moved"},
-    "scripts": {*"model.core backend model.lightning lightning huggingface data processing tasks lazy".split(), ""},
+    "app": {"model.core", "backend", "huggingface", "processing", "tasks"},
+    "scripts": {*"app model.core backend model.lightning lightning huggingface data processing tasks lazy".split(), ""},
 }
 FRAMEWORKS = {"pytorch_lightning", "lightning", "torchmetrics", "jsonargparse", "transformers", "datasets"}
 KNOWN = {
@@ -87,6 +88,7 @@ KNOWN = {
     "lightning": {"pytorch_lightning", "torchmetrics"},
     "processing": {"transformers"},
     "data": {"pytorch_lightning", "datasets", "transformers"},
+    "app": {"transformers"},
     "scripts": FRAMEWORKS,
 }
 

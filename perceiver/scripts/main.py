@@ -8,6 +8,7 @@
     perceiver convert foreign SOURCE SAVE_DIR                    file of another library -> a folder
     perceiver convert export --to transformers SOURCE SAVE_DIR   a folder -> transformers' own Perceiver
     perceiver convert --all --output_dir DIR                     all official models, and those of --checkpoints FILE
+    perceiver app FOLDER ...                                     a local page to play with converted models
     perceiver env                                                versions and devices, for a report of an error
 
 torch and the libraries around it are imported by the chosen command, not by `--help` and `--version`.
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv and argv[0] == "preproc":
             preproc.command(argv[1:])
             return 0
+        if argv and argv[0] == "app":
+            return importlib.import_module("perceiver.app.server").main(argv[1:])
         if argv and argv[0] == "env":
             return env.main(argv[1:])
         if argv and argv[0] in TASKS:
@@ -52,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     for task in TASKS:
         names = "|".join(["fit", "validate", "test", *TASKS[task].commands])
         commands.add_parser(task, help=f"perceiver {task} {names} ... (see {task} --help)")
+    app = commands.add_parser("app", help="a local page to play with converted models: perceiver app FOLDER ...")
+    app.add_argument("folders", nargs="+")
     commands.add_parser("env", help="print versions and devices, for a report of an error")
     commands.add_parser(
         "preproc", help="preprocess text and MIDI files ahead of training: perceiver preproc DATA ... (see --help)"
