@@ -32,6 +32,8 @@ PACKAGES = (
     "pillow",
     "av",
     "pretty-midi",
+    "matplotlib",
+    "torchao",
 )
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 

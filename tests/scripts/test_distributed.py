@@ -193,7 +193,7 @@ def test_sigterm_to_the_main_process_stops_all(tmp_path: Path) -> None:
         --model.max_latents=5 --model.num_channels=24
         --model.num_heads=2 --model.num_self_attention_layers=2 --trainer.accelerator=cpu --trainer.devices=2
         --trainer.strategy=ddp --trainer.max_epochs=-1 --trainer.limit_val_batches=1 --trainer.val_check_interval=3
-        --trainer.num_sanity_val_steps=0"""
+        --trainer.num_sanity_val_steps=0 --lr_scheduler=ConstantWithWarmupLR"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

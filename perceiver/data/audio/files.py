@@ -17,7 +17,7 @@ from perceiver.processing.midi import read_midi
 
 SUFFIXES = (".mid", ".midi")
 READ = (*SUFFIXES, ".csv")  # of all that is in a folder or archive
-MAX_UNPACKED_BYTES = 1 << 32
+MAX_UNPACKED_BYTES = 4_294_967_296
 DAMAGED_ARCHIVE = (zlib.error, lzma.LZMAError, struct.error)
 
 

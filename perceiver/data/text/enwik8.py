@@ -12,7 +12,7 @@ from perceiver.data.checks import check_least
 from perceiver.data.text.common import TextDataModule
 from perceiver.data.text.files import UNREADABLE, file_system, find_files, line_array, stamp
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1_073_741_824
 BLOCK_BYTES = 1 << 20
 ENDS = {"train": 90, "valid": 95, "test": 100}  # percent; megabytes of the whole file
 

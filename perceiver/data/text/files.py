@@ -43,7 +43,7 @@ from perceiver.data.text.encoders import TOKENS
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")  # what is looked for in folders
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 BLOCK_BYTES = 16 << 20
-MAX_LINE_BYTES = 1 << 28
+MAX_LINE_BYTES = 268_435_456
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 100  # of brackets in JSON: pyarrow recurses, and some thousands crash it
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
