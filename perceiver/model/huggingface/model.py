@@ -6,12 +6,9 @@ whose `last_hidden_state` outputs are made of, is what `AutoModel` and `base_mod
 
 from __future__ import annotations
 
-import inspect
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -29,10 +26,8 @@ from transformers.initialization import guard_torch_init_functions, no_init_weig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple
 
 from perceiver.model.core.adapter import TiedTokenOutputAdapter
-from perceiver.model.core.attention_maps import AttentionMaps, record_attention
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
 from perceiver.model.core.layers import AttentionLayer
 from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
@@ -46,78 +41,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.get_logger(__name__)
-
-# What libraries pass to any model, wanted or not.
-_COMMON_ARGUMENTS = ("cache_position", "head_mask", "inputs_embeds", "position_ids", "use_cache")
-
-
-def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a model's `forward`: `return_dict`, `output_hidden_states`, `output_attentions`, and what libraries
-    pass to all models.
-
-    `forward` names the arguments that it has, and takes others as `**kwargs`, of which it gets none but those called
-    `further`. Any argument may be None or False: what is not asked for needs no support.
-
-    Raises:
-        ValueError: if something is asked for that other models can do, a mask of heads for example, or attention
-            weights of a pass in windows.
-        TypeError: if something is asked for that is no argument of models.
-    """
-
-    def decorator(forward: Callable[..., Any]) -> Callable[..., Any]:
-        names = {*inspect.signature(forward).parameters, *further}
-        records = "output_hidden_states" not in names
-
-        @can_return_tuple
-        @wraps(forward)
-        def wrapper(self: PerceiverBackendModel, *args: Any, **kwargs: Any) -> Any:
-            hidden_states = kwargs.pop("output_hidden_states", None) if records else False
-            attentions = kwargs.pop("output_attentions", None)
-            for name in [name for name in kwargs if name not in names]:
-                value = kwargs.pop(name)
-                if value is not None and value is not False:
-                    error = ValueError if name in _COMMON_ARGUMENTS else TypeError
-                    raise error(f"{type(self).__name__} does not support {name}")
-            if records and hidden_states is None:
-                hidden_states = self.config.output_hidden_states
-            if attentions is None:
-                attentions = self.config.output_attentions
-            with ExitStack() as stack:
-                states = stack.enter_context(recorded(self.hidden_modules())) if hidden_states else None
-                maps = stack.enter_context(record_attention(self)) if attentions else None
-                outputs = forward(self, *args, **kwargs)
-            if states is not None:
-                outputs["hidden_states"] = tuple(states)
-            if maps is not None:
-                outputs["attentions"], outputs["cross_attentions"] = attentions_of(maps)
-            return outputs
-
-        return wrapper
-
-    return decorator
-
-
-def attentions_of(maps: AttentionMaps) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Self- and cross-attention of a pass, each layer by layer, as transformers' Perceiver gives them."""
-    if any(len(calls) > 1 and "decoder" not in name for name, calls in maps.calls.items()):
-        raise ValueError(
-            "output_attentions is not supported where a sequence is processed in windows: give prefix_len, or use "
-            "perceiver.model.core.attention_maps.record_attention"
-        )
-    is_self = {name: "self_attention" in name for name in maps}
-    return tuple(maps[n] for n in maps if is_self[n]), tuple(maps[n] for n in maps if not is_self[n])
-
-
-@contextmanager
-def recorded(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Gives a list to which each call of one of the modules adds its output."""
-    states: list[Tensor] = []
-    handles = [module.register_forward_hook(lambda _, args, output: states.append(output)) for module in modules]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class CheckpointingAttentionLayer(AttentionLayer, GradientCheckpointingLayer):
@@ -421,28 +344,6 @@ def tied_output(embedding: nn.Embedding, adapter: TiedTokenOutputAdapter) -> nn.
     linear.weight = embedding.weight
     linear.register_parameter("bias", adapter.bias)
     return linear
-
-
-def text_input(
-    input_ids: Tensor | None, inputs_embeds: Tensor | None = None, position_ids: Tensor | None = None
-) -> Tensor:
-    """Token ids (B, M), or their embeddings (B, M, C): exactly one is given.
-
-    Raises:
-        ValueError: if both are given or none, or if there are other positions than 0 to M - 1.
-    """
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("give either input_ids or inputs_embeds")
-    x = inputs_embeds if input_ids is None else input_ids
-    assert x is not None
-    if position_ids is not None and not (position_ids == torch.arange(x.shape[1], device=x.device)).all():
-        raise ValueError(f"position_ids must be 0 to {x.shape[1] - 1}: positions can't be chosen")
-    return x
-
-
-def pad_mask_of(attention_mask: Tensor | None) -> Tensor | None:
-    """attention_mask (B, M), 0 = padding -> pad_mask (B, M), True = padding"""
-    return None if attention_mask is None else attention_mask == 0
 
 
 def text_tokenizer(source: str | Path, config: Any = None, **kwargs: Any) -> Any:

@@ -16,7 +16,7 @@ from transformers import PerceiverTokenizer
 
 from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.huggingface import folder as folder_module, saving
-from perceiver.model.huggingface.model import pad_mask_of
+from perceiver.model.huggingface.forward import pad_mask_of
 from perceiver.model.huggingface.saving import save_converted
 from perceiver.model.text import clm, mlm
 from perceiver.model.text.mlm import PerceiverMaskedLanguageModel, PerceiverMaskedLanguageModelConfig

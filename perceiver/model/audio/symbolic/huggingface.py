@@ -19,8 +19,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from perceiver.model.audio.symbolic.backend import PAD_TOKEN_ID, SymbolicAudioModel
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter
-from perceiver.model.huggingface.generation import CausalSequenceGenerationModel, PerceiverARBody
+from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
 from perceiver.model.huggingface.model import register_model
+from perceiver.model.huggingface.perceiver_ar import PerceiverARBody
 from perceiver.tasks import TASKS
 
 if TYPE_CHECKING:

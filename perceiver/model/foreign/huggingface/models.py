@@ -21,8 +21,9 @@ from perceiver.model.foreign.backend import (
 )
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
+from perceiver.model.huggingface.forward import pad_mask_of
 from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
-from perceiver.model.huggingface.model import PerceiverBackendModel, pad_mask_of, register_model, text_tokenizer
+from perceiver.model.huggingface.model import PerceiverBackendModel, register_model, text_tokenizer
 from perceiver.tasks import FOREIGN
 
 LucidrainsPerceiverModelConfig = config_class(FOREIGN["lucidrains-perceiver"])

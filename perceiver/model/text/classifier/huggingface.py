@@ -12,7 +12,8 @@ from transformers.models.perceiver.modeling_perceiver import PerceiverClassifier
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
-from perceiver.model.huggingface.model import model_forward, pad_mask_of, register_model, text_input
+from perceiver.model.huggingface.forward import model_forward, pad_mask_of, text_input
+from perceiver.model.huggingface.model import register_model
 from perceiver.model.huggingface.official import OFFICIAL_CLASSIFIER, OfficialWeights, official_classification_decoder
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
 from perceiver.model.text.common.huggingface import (

@@ -13,7 +13,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter
-from perceiver.model.huggingface.model import model_forward, register_model, text_input
+from perceiver.model.huggingface.forward import model_forward, text_input
+from perceiver.model.huggingface.model import register_model
 from perceiver.model.text.common.huggingface import PerceiverTextBody, PerceiverTextModel
 from perceiver.model.text.token_classifier.backend import TokenClassifier
 from perceiver.model.text.token_classifier.entities import AGGREGATIONS, entities_of
