@@ -76,7 +76,8 @@ class PerceiverTextModel(PerceiverBackendModel):
         logits = text.outputs(self.backend_model, pad_mask, output_positions)
         if labels is None:
             return None, logits
-        labels = labels if output_positions is None else labels.gather(1, output_positions)
+        if output_positions is not None:  # (1, P) are the same in all examples
+            labels = labels.gather(1, output_positions.expand(labels.shape[0], -1))
         return token_cross_entropy(logits, labels), logits
 
     def aligned(self, x: Tensor, attention_mask: Tensor | None) -> AlignedText:

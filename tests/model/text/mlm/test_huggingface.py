@@ -208,6 +208,14 @@ def test_output_positions(training: bool) -> None:
     torch.testing.assert_close(output.loss, loss, atol=1e-5, rtol=1e-5)
 
 
+def test_output_positions_that_all_examples_share() -> None:
+    model, x, labels = hf_model(), token_ids(3, 7), token_ids(3, 7)
+    shared = torch.tensor([[5, 1]])
+    each = model(x, labels=labels, output_positions=shared.expand(3, -1))
+    output = model(x, labels=labels, output_positions=shared)
+    torch.testing.assert_close((output.loss, output.logits), (each.loss, each.logits))
+
+
 def test_tuples() -> None:
     model, x = hf_model(), token_ids(2, 5)
     output = model(x, labels=x)
