@@ -23,12 +23,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core.cache import LayerCache
+from perceiver.model.core.compilation import compiled, compiling
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.mask import AttentionMask, causal_mask
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
 _SMALL_SCORES = 2**23
+# Masks (B, N, M) up to this size are not worth the seconds that FlexAttention takes to compile: 1 MiB.
+_SMALL_MASK = 2**20
+# Channels per head that FlexAttention's kernels have tile sizes for.
+_BLOCK_CHANNELS = (16, 32, 64, 128, 256)
 
 
 def attention(
@@ -46,6 +51,7 @@ def attention(
     score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py), and so are
     those of a single query, for which the kernel is slow, most so in bfloat16. Large ones are fused after padding K or
     V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again.
+    On CUDA, causal attention with padding or in windows is FlexAttention (arXiv 2412.05496), without a mask (N, M).
 
     Causal attention is right-aligned: the N queries belong to the last N of the M keys (Perceiver AR, arXiv 2202.07765,
     figure 2). torch's `is_causal` is left-aligned, which is the same only for N = M.
@@ -67,8 +73,13 @@ def attention(
     num_queries, num_keys = q.shape[2], k.shape[2]
     num_qk_channels, num_v_channels = q.shape[-1], v.shape[-1]
     scale = num_qk_channels**-0.5
-    if mask.is_only_causal(num_queries, num_keys) and dropout == 0.0 and num_qk_channels == num_v_channels:
-        return _right_aligned_attention(q, k, v)
+    on_cuda = q.device.type == "cuda"
+    if mask.is_only_causal(num_queries, num_keys) and num_qk_channels == num_v_channels:
+        is_fused = not on_cuda or num_queries == num_keys or not torch.compiler.is_compiling()
+        if is_fused and (dropout == 0.0 or on_cuda):
+            return _right_aligned_attention(q, k, v, dropout)
+    if on_cuda and dropout == 0.0 and _takes_blocks(q, k, v, mask):
+        return block_attention(q, k, v, mask)
     allowed = mask.dense(num_queries, num_keys, q.device)
     if q.device.type == "cpu" and not torch.compiler.is_exporting():
         small = q.shape[1] * num_queries * num_keys <= _SMALL_SCORES
@@ -86,14 +97,15 @@ def attention(
     return x[..., :num_v_channels]
 
 
-def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     num_queries, num_keys = q.shape[2], k.shape[2]
     if num_queries == num_keys:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
     if q.device.type != "cpu" and not torch.compiler.is_compiling():
         from torch.nn.attention.bias import causal_lower_right  # here: it imports torch's compiler, half of a start
 
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(num_queries, num_keys))
+        bias = causal_lower_right(num_queries, num_keys)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     if torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(num_queries, num_keys, device=q.device))
     # With the queries in reverse order, whether a query may attend to a key depends on the sum of their indices alone.
@@ -102,6 +114,38 @@ def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     bias = torch.zeros(allowed.shape, dtype=q.dtype).masked_fill(~allowed, -torch.inf)
     bias = bias.as_strided((num_queries, num_keys), (1, 1))
     return F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias).flip(2)
+
+
+def _takes_blocks(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    num_masks = 1 if mask.allowed is None else mask.allowed.shape[0]
+    return (
+        mask.has_blocks(num_queries)
+        and num_masks * num_queries * num_keys > _SMALL_MASK
+        and max(q.shape[-1], v.shape[-1]) <= _BLOCK_CHANNELS[-1]
+        and q.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and not torch.compiler.is_exporting()
+    )
+
+
+def block_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    """`attention` by FlexAttention, which visits the blocks of a mask in which there is something to attend to.
+
+    Heads get as many channels as the kernel computes with anyway, of which the last are 0.
+    """
+    from torch.nn.attention.flex_attention import flex_attention  # here: it imports torch's compiler
+
+    num_qk_channels, num_v_channels = q.shape[-1], v.shape[-1]
+    num_channels = next(c for c in _BLOCK_CHANNELS if c >= max(num_qk_channels, num_v_channels))
+    scale, block_mask = num_qk_channels**-0.5, mask.block_mask(q.shape[2], k.shape[2], q.device)
+    if min(num_qk_channels, num_v_channels) < num_channels:
+        q, k, v = (F.pad(x, (0, num_channels - x.shape[-1])) for x in (q, k, v))
+    if torch.compiler.is_compiling():
+        x = flex_attention(q, k, v, block_mask=block_mask, scale=scale)
+    else:
+        with compiling("attention in blocks"):
+            x = compiled(flex_attention, {"fullgraph": True})(q, k, v, block_mask=block_mask, scale=scale)
+    return x[..., :num_v_channels]
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: AttentionMask) -> Tensor:

@@ -1,14 +1,23 @@
 """Who attends to whom: padding, causality and windows, said once for all the layers that it holds for.
 
-`attention()` asks for what its kernels take: nothing, the causal flag, or a boolean mask. The boolean mask is made when
-a kernel first needs it, and serves all layers after that.
+`attention()` asks for what its kernels take: nothing, the causal flag, a boolean mask, or the blocks of such a mask in
+which there is something to attend to. Mask and blocks are made when a kernel first needs them, and serve all layers
+after that.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+_BLOCK_SIZE = 128  # FlexAttention's default
 
 
 class AttentionMask:
@@ -25,6 +34,7 @@ class AttentionMask:
         self.causal = causal
         self.window = window
         self._dense: dict[tuple[int, int], Tensor] = {}
+        self._blocks: dict[tuple[int, int], BlockMask] = {}
 
     @classmethod
     def of_padding(cls, padding: Tensor | None, *, causal: bool = False, window: int | None = None) -> AttentionMask:
@@ -50,6 +60,65 @@ class AttentionMask:
             mask = causal_mask(*sizes, self.window, device=device)
             self._dense[sizes] = mask if self.allowed is None else mask & self.allowed
         return self._dense[sizes]
+
+    def has_blocks(self, num_queries: int) -> bool:
+        """Whether there is a `block_mask`: causality, with or without a window and padding, but no other mask."""
+        return self.is_causal(num_queries) and (self.allowed is None or self.allowed.shape[1:3] == (1, 1))
+
+    def block_mask(self, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
+        """The same as `dense` for FlexAttention (arXiv 2412.05496), without a mask (N, M) in memory.
+
+        What `create_block_mask` would make of `dense` follows here from the first and the last position of each block.
+        A further condition adds its line to `mask_mod`, and what it says of whole blocks to `some` and `all_`.
+        """
+        sizes = (num_queries, num_keys)
+        if sizes not in self._blocks:
+            self._blocks[sizes] = self._block_mask(*sizes, device)
+        return self._blocks[sizes]
+
+    def _block_mask(self, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
+        from torch.nn.attention.flex_attention import BlockMask  # here: it imports torch's compiler
+
+        # The keys that a query attends to are those from its first to its last one.
+        last = torch.arange(num_keys - num_queries, num_keys, device=device)
+        first = None if self.window is None else last - self.window + 1
+        allowed = None if self.allowed is None else self.allowed[:, 0, 0]  # B or 1, M
+
+        def mask_mod(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            result = key <= last[query]
+            if first is not None:
+                result = result & (key >= first[query])
+            if allowed is not None:
+                result = result & allowed[b if allowed.shape[0] > 1 else 0, key]
+            return result
+
+        # Of each block of queries and block of keys: whether some pair is allowed, and whether all are. In the last
+        # blocks there may be less, and what isn't there is not allowed.
+        first_key = torch.arange(0, num_keys, _BLOCK_SIZE, device=device)
+        lowest = torch.arange(num_keys - num_queries, num_keys, _BLOCK_SIZE, device=device)[:, None]
+        last_key, highest = first_key + _BLOCK_SIZE - 1, lowest + _BLOCK_SIZE - 1
+        some = first_key <= highest
+        all_ = (last_key <= lowest) & (highest < num_keys)
+        if self.window is not None:
+            some = some & (last_key > lowest - self.window)
+            all_ = all_ & (first_key > highest - self.window)
+        some, all_ = some[None, None], all_[None, None]
+        if allowed is not None:
+            keys = rearrange(pad(allowed, (0, -num_keys % _BLOCK_SIZE)), "b (k size) -> b 1 1 k size", size=_BLOCK_SIZE)
+            some, all_ = some & keys.any(dim=-1), all_ & keys.all(dim=-1)
+        return BlockMask.from_kv_blocks(
+            *_listed(some & ~all_),
+            *_listed(all_),
+            BLOCK_SIZE=_BLOCK_SIZE,
+            mask_mod=mask_mod,
+            seq_lengths=(num_queries, num_keys),
+        )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Boolean (B, H, blocks of queries, blocks of keys) -> number and indices, these first, of True in each row"""
+    indices = blocks.byte().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(dim=-1).int(), indices.int()
 
 
 def causal_mask(
