@@ -7,6 +7,7 @@ The rules read the files and import nothing, so they hold for branches that no t
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def each(paths: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", paths or [pytest.param(Path(), marks=pytest.mark.skip("no files"))], ids=str)
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
 
@@ -40,6 +42,7 @@ def imported(path: Path, node: ast.Import | ast.ImportFrom) -> list[str]:
     return [f"{module}.{alias.name}" for alias in node.names]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """What a file imports, anywhere in it."""
     nodes = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -130,10 +133,14 @@ def test_habits(path: Path) -> None:
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"
             assert caught not in ("everything", "Exception", "BaseException"), f"{where}: catches {caught}"
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "os.environ":
-            assert not isinstance(node.ctx, ast.Store | ast.Del), where
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
-            assert not isinstance(node.ctx, ast.Store | ast.Del), f"{where}: changes the environment"
+        if isinstance(node, ast.Attribute | ast.Subscript):
+            changed = node if isinstance(node, ast.Attribute) else node.value
+            if (
+                isinstance(changed, ast.Attribute)
+                and changed.attr == "environ"
+                and ast.unparse(changed) == "os.environ"
+            ):
+                assert not isinstance(node.ctx, ast.Store | ast.Del), f"{where}: changes the environment"
 
 
 EXAMPLES = sorted(path.relative_to(ROOT) for path in (ROOT / "examples").rglob("*.py"))
