@@ -3,6 +3,7 @@
 The environment is set before anything imports a Hugging Face library, because those read it at import.
 """
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -44,6 +45,11 @@ def seed() -> None:
 def pytest_collectstart() -> None:
     """Modules draw the same numbers while they are imported, whatever was imported before."""
     seed()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays until the end. Looking through it for garbage, as trainers do, takes 0.2 s a time."""
+    gc.freeze()
 
 
 class SharedFixtures:
