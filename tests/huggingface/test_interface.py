@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -429,16 +427,3 @@ def test_models_that_have_nothing_in_common_say_so(tmp_path: Path) -> None:
     assert clm.PerceiverCausalLanguageModel.from_pretrained(tmp_path).config.model_type.endswith(
         "causal-language-model"
     )
-
-
-def test_a_task_has_one_config_class_whatever_is_imported_first() -> None:
-    """A related task asks for it while the task's package is being imported, which asks for it as well."""
-    code = """
-import perceiver.model.text.mlm as mlm
-from transformers import AutoConfig, AutoModelForSequenceClassification
-mlm.PerceiverMaskedLanguageModelConfig()
-config = AutoConfig.for_model("perceiver-io-text-classifier")
-assert type(config) in AutoModelForSequenceClassification._model_mapping
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr[-2000:]

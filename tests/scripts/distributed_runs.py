@@ -1,11 +1,10 @@
-"""What `test_distributed.py` starts: `python distributed_runs.py RANK FOLDER`, once for each of two processes.
+"""What `test_distributed.py` starts in two processes: `main(rank)`, in a folder for the results.
 
 Trains tiny models alone (the first process), with DDP and with FSDP2, and saves what came out of each run to
-`FOLDER/MODEL-STRATEGY-RUN-RANK.pt`. The processes meet in a file, so no port can be taken.
+`MODEL-STRATEGY-RUN-RANK.pt`. The processes meet in a file, so no port can be taken.
 """
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +131,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        num_sanity_val_steps=0,
         **kwargs,
     )
     trainer.fit(lit_model, loader(24), loader(16), ckpt_path=ckpt_path)
@@ -164,7 +164,8 @@ def runs(folder: Path, model: str, strategy: str) -> None:
     start("resumed", config=checkpointing, max_epochs=2, ckpt_path=folder / f"{model}-{strategy}-begun.ckpt")
 
 
-def main(rank: int, folder: Path) -> None:
+def main(rank: int) -> None:
+    folder = Path.cwd()
     os.environ["LOCAL_RANK"] = str(rank)  # Lightning need not start any process
     if rank == 0:
         for model in MODELS:
@@ -181,7 +182,3 @@ def main(rank: int, folder: Path) -> None:
     except ValueError as error:
         (folder / f"error-{rank}.txt").write_text(str(error))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

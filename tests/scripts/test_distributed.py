@@ -5,10 +5,11 @@ Starting processes takes longer than what they do, so each test starts as few as
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,15 @@ from transformers import PerceiverTokenizer
 from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.text import mlm
 from tests.model.helpers import assert_same_parameters
-from tests.processes import run_together
+from tests.processes import ENVIRONMENT, Interpreter
 from tests.scripts.distributed_runs import MODELS, STRATEGIES
 
-ROOT = Path(__file__).parent.parent.parent
-RUNS = Path(__file__).parent / "distributed_runs.py"
 
-
-def run(folder: Path, *commands: list[str]) -> None:
-    """Runs Python commands in `folder`, all at once, until they have ended well."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    for text in run_together(folder, *commands, environment=environment):
-        assert "view tensor" not in text  # torch's warning, see `LitModel.configure_model`
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Interpreter]:
+    imports = "import datasets, pytorch_lightning, torch.distributed.tensor, transformers"
+    with Interpreter(imports, PYTHONWARNINGS="default") as interpreter:
+        yield interpreter
 
 
 def assert_close(actual: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
@@ -119,8 +117,10 @@ needs_distributed = pytest.mark.skipif(not torch.distributed.is_available(), rea
 
 
 @needs_distributed
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    run(tmp_path, *([str(RUNS), str(rank), str(tmp_path)] for rank in (0, 1)))
+def test_two_processes_train_what_one_trains(interpreter: Interpreter, tmp_path: Path) -> None:
+    program = "from tests.scripts.distributed_runs import main; main({rank})"
+    for text in interpreter.run(tmp_path, *(program.format(rank=rank) for rank in (0, 1))):
+        assert "view tensor" not in text  # torch's warning, see `LitModel.configure_model`
     for model in MODELS:
         result = Results(tmp_path, model)
         check_equal_to_one_process(result)
@@ -151,19 +151,26 @@ FSDP2 = """--trainer.strategy=ModelParallelStrategy --trainer.strategy.data_para
     --trainer.strategy.tensor_parallel_size=1 --trainer.strategy.save_distributed_checkpoint=false""".split()
 
 
+def run(folder: Path, *command: str) -> None:
+    environment = os.environ | ENVIRONMENT | {"PYTHONWARNINGS": "default"}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert "view tensor" not in done.stderr
+
+
 @needs_distributed
 @pytest.mark.slow
 def test_command_line(tmp_path: Path) -> None:
     """DDP, processes started by Lightning; then FSDP2, started by torchrun, from the middle of that run to its end."""
     PerceiverTokenizer().save_pretrained(tmp_path / "tokenizer")
-    run(tmp_path, ["-m", "perceiver.scripts.text.mlm", *COMMAND, "--trainer.strategy=ddp"])
+    run(tmp_path, "-m", "perceiver.scripts.text.mlm", *COMMAND, "--trainer.strategy=ddp")
     folder = tmp_path / "logs/mlm/version_0/checkpoints"
     files = {torch.load(file, weights_only=True)["global_step"]: file for file in folder.glob("epoch*.ckpt")}
     assert sorted(files) == [2, 4]
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     script = ["-m", "perceiver.scripts.text.mlm", *COMMAND, *FSDP2, f"--ckpt_path={files[2]}"]
-    run(tmp_path, [*torchrun, *script])
+    run(tmp_path, *torchrun, *script)
     sharded = tmp_path / "logs/mlm/version_1/checkpoints/last.ckpt"
     trained, copied = read_checkpoint(sharded), read_checkpoint(folder / "last.ckpt")
     assert trained.hyper_parameters == copied.hyper_parameters
@@ -184,7 +191,21 @@ def test_command_line(tmp_path: Path) -> None:
             assert_same_parameters(model.backend_model.state_dict(), expected)
 
 
-def test_sigterm_to_the_main_process_stops_all(tmp_path: Path) -> None:
+# Rank and address are what Lightning would set for the processes that it starts.
+COMMAND_LINE = """
+import os
+from perceiver.scripts.text import clm
+
+os.environ.update(LOCAL_RANK="{rank}", MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}")
+try:
+    clm.main({arguments})
+except SystemExit as stopped:
+    print("exit code", stopped.code)
+"""
+
+
+@needs_distributed
+def test_sigterm_to_the_main_process_stops_all(interpreter: Interpreter, tmp_path: Path) -> None:
     """They stop after the same step, save once, and end; a process that waits for another would wait forever."""
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text("".join(f"{i} {name}\n" for i in range(400)))
@@ -194,26 +215,19 @@ def test_sigterm_to_the_main_process_stops_all(tmp_path: Path) -> None:
         --model.num_heads=2 --model.num_self_attention_layers=2 --trainer.accelerator=cpu --trainer.devices=2
         --trainer.strategy=ddp --trainer.max_epochs=-1 --trainer.limit_val_batches=1 --trainer.val_check_interval=3
         --trainer.num_sanity_val_steps=0 --lr_scheduler=ConstantWithWarmupLR"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "perceiver.scripts.text.clm", *flags.split()],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        while "val_loss" not in (text := (tmp_path / "log").read_text()):  # it trains
-            assert process.poll() is None, text
-            time.sleep(0.1)
-        process.terminate()
-        assert process.wait() == 143, (tmp_path / "log").read_text()
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    text = (tmp_path / "log").read_text()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    programs = [COMMAND_LINE.format(rank=rank, port=port, arguments=flags.split()) for rank in (0, 1)]
+    main_process, _ = interpreter.start(tmp_path, *programs)
+    logs = [tmp_path / f"{rank}.log" for rank in (0, 1)]
+    while "val_loss" not in (text := logs[0].read_text()):  # it trains
+        assert "exit code" not in text and "Traceback" not in text, text
+        time.sleep(0.1)
+    os.kill(main_process, signal.SIGTERM)
+    codes, texts = interpreter.wait(), [log.read_text() for log in logs]
+    assert codes == [0, 0] and [text.splitlines()[-1] for text in texts] == ["exit code 143", "exit code 0"], texts
+    text = "".join(texts)
     assert text.count("stopped by SIGTERM after step ") == 1 and "Traceback" not in text
     step = int(text.split("stopped by SIGTERM after step ")[1].split(".")[0])
     (last,) = tmp_path.glob("logs/clm/version_0/checkpoints/last.ckpt")

@@ -11,14 +11,12 @@ CODE = """
 import sys
 import perceiver.data.text
 print(sorted({"pytorch_lightning", "datasets", "torch", "transformers"} & set(sys.modules)))
-from perceiver.data.text import TextPreprocessor
-print(sorted({"pytorch_lightning", "datasets", "torch", "transformers"} & set(sys.modules)))
 """
 
 
-def test_inference_does_not_import_lightning():
+def test_importing_the_package_imports_nothing():
     result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n") == ["[]", "['torch', 'transformers']", ""]
+    assert result.stdout == "[]\n"
 
 
 def test_every_exported_name_exists():

@@ -1,22 +1,18 @@
 """The checkpoint that one of two processes writes has the streams of both."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.data.text.test_streaming import hub_folder, texts_of
-from tests.processes import run_together
+from tests.processes import Interpreter
 from tests.tokenizers import byte_tokenizer
 
-ROOT = Path(__file__).parents[3]
 CODE = """
-import sys
 from itertools import islice
 import torch
 from perceiver.data.text import C4DataModule
 
-folder, rank = sys.argv[1], int(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 
 def loader():
@@ -48,7 +44,8 @@ torch.distributed.destroy_process_group()
 def test_two_processes(tmp_path: Path) -> None:
     hub_folder(tmp_path / "hub", texts_of(5))
     byte_tokenizer(tmp_path / "tokenizer")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run_together(tmp_path, *(["-c", CODE, str(tmp_path), str(rank)] for rank in range(2)), environment=environment)
+    programs = [f"folder, rank = {str(tmp_path)!r}, {rank}\n{CODE}" for rank in range(2)]
+    with Interpreter("import datasets, pytorch_lightning, transformers") as interpreter:
+        interpreter.run(tmp_path, *programs)
     batches = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert batches[0] != batches[1]
