@@ -1,6 +1,7 @@
 """The demo of the causal language model: `examples/demo/clm.py`."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_model_has_the_size_that_the_page_says() -> None:
 def test_demo_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pydoc, "topics", TOPICS)
     monkeypatch.setattr(torch, "set_num_threads", lambda num_threads: None)
+    small = replace(demo.model_config(vocab_size=262), num_channels=16, num_self_attention_layers=1)
+    monkeypatch.setattr(demo, "model_config", lambda vocab_size: small)
     demo.main([f"--output_dir={tmp_path}", "--max_steps=2"])
     output = capsys.readouterr().out
     assert output.split("-" * 80)[1].strip().startswith('"h" statements')

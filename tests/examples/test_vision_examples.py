@@ -158,6 +158,8 @@ def test_end_point_errors() -> None:
 
 
 def test_flow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"num_train_examples": 9, "num_valid_examples": 4, "batch_size": 3, "valid_batch_size": 4}
+    monkeypatch.setattr(flow, "SyntheticFlowDataModule", lambda **kwargs: SyntheticFlowDataModule(**(kwargs | few)))
     monkeypatch.setattr(flow, "BIG_SHAPE", (40, 50))
     errors = flow.main([f"--output_dir={tmp_path}", "--max_steps=2", "--num_test_examples=4"])
     assert list(errors) == ["Perceiver IO", "no motion", "mean flow in training", "mean flow of each pair"]

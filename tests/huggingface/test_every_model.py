@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,30 +81,40 @@ def test_labels_give_the_loss(task: Task) -> None:
 
 @column("`Trainer`")
 def test_trainer_trains_evaluates_saves_and_resumes(task: Task, tmp_path: Path) -> None:
-    whole = trainer(task, tmp_path / "whole", max_steps=4)
+    whole = trainer(task, tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
     before = whole.evaluate()["eval_loss"]
     whole.train()
     assert whole.evaluate()["eval_loss"] < before
-    trainer(task, tmp_path / "parts", save_strategy="steps", save_steps=2).train()
-    resumed = trainer(task, tmp_path / "parts", max_steps=4)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
+    resumed = trainer(task, tmp_path, max_steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4 and [log["step"] for log in resumed.state.log_history][-1] == 4
     assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=2e-5, rtol=0.0)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Trainer]:
+    """What two steps of SGD make of the model of a task."""
+
+    @cache
+    def run(task: Task) -> Trainer:
+        full = trainer(task, tmp_path_factory.mktemp("trained"), optim="sgd")
+        full.train()
+        return full
+
+    return run
+
+
 @column("gradient accumulation")
-def test_accumulated_batches_are_one_big_batch(task: Task, tmp_path: Path) -> None:
-    one = trainer(task, tmp_path, optim="sgd")
+def test_accumulated_batches_are_one_big_batch(task: Task, trained: Callable[[Task], Trainer], tmp_path: Path) -> None:
     accumulated = trainer(task, tmp_path, optim="sgd", per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    for run in (one, accumulated):
-        run.train()
-    assert_close(accumulated.model.state_dict(), one.model.state_dict(), atol=1e-6, rtol=1e-5)
+    accumulated.train()
+    assert_close(accumulated.model.state_dict(), trained(task).model.state_dict(), atol=1e-6, rtol=1e-5)
 
 
 @column("bf16 training")
-def test_trains_in_bfloat16(task: Task, tmp_path: Path) -> None:
-    full, mixed = trainer(task, tmp_path, optim="sgd"), trainer(task, tmp_path, optim="sgd", bf16=True)
-    for run in (full, mixed):
-        run.train()
+def test_trains_in_bfloat16(task: Task, trained: Callable[[Task], Trainer], tmp_path: Path) -> None:
+    full, mixed = trained(task), trainer(task, tmp_path, optim="sgd", bf16=True)
+    mixed.train()
     assert mixed.model.dtype == torch.float32
     losses = [run.evaluate()["eval_loss"] for run in (full, mixed)]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
