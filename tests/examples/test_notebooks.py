@@ -7,6 +7,7 @@ import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -66,10 +67,33 @@ def test_inference() -> None:
     assert found["decoded"].video.shape == (1, 4, 32, 32, 3) and found["decoded"].audio.shape == (1, 256)
 
 
-def test_build() -> None:
-    assert runpy.run_path(str(FOLDER / "build.py"))["explained"] > 0.5
+def run_shortened(name: str, changes: dict[str, str]) -> dict[str, Any]:
+    """Runs a script with changes of its text."""
+    source = (FOLDER / name).read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert old in source
+        source = source.replace(old, new)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace
 
 
-def test_train(tmp_path: Path) -> None:
-    assert runpy.run_path(str(FOLDER / "train.py"))["accuracy"] > 0.8
+def test_short_build() -> None:
+    found = run_shortened(
+        "build.py", {"total_iters=400": "total_iters=20", "range(400)": "range(20)", "explained > 0.5": "True"}
+    )
+    assert len(found["losses"]) == 20 and found["losses"][-1] < found["losses"][0]
+    assert found["drawn"].shape == (4, 64 * 64) and found["explained"] < 1
+
+
+def test_short_train(tmp_path: Path) -> None:
+    found = run_shortened("train.py", {"max_steps=200": "max_steps=30", "accuracy > 0.8": "True"})
+    assert len(found["losses"]) == 30 and np.mean(found["losses"][20:]) < np.mean(found["losses"][:10])
+    assert found["probabilities"].shape == (12, 10)
     assert (tmp_path / "my-digits" / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "score", "least"), [("build", "explained", 0.5), ("train", "accuracy", 0.8)])
+def test_learned(name: str, score: str, least: float) -> None:
+    assert runpy.run_path(str(FOLDER / f"{name}.py"))[score] > least
