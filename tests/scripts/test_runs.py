@@ -117,28 +117,28 @@ def test_geometry_comes_from_the_checkpoint(capsys: pytest.CaptureFixture[str]) 
                 assert torch.equal(started[0][name], value), name
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (
-            ["--model.encoder.params=LAST", "--model.encoder.num_self_attention_heads=4"],
-            "--model.encoder.params=LAST is of another model: --model.encoder.num_self_attention_heads=4 here and 2 "
-            "there (leave these flags away, or set --model.params_strict=false)",
-        ),
-        (
-            ["--model.params=LAST", "--model.num_latents=4"],
-            "--model.params=LAST is of another model: --model.num_latents=4 here and 3 there",
-        ),
-        (["--ckpt_path=LAST", "--model.num_latents=4"], "--ckpt_path=LAST is of another model: --model.num_latents=4"),
-        (["--model.encoder.params=none"], "none"),
-    ],
-)
-def test_flags_that_contradict_a_checkpoint(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+CONTRADICTIONS: list[tuple[list[str], str]] = [
+    (
+        ["--model.encoder.params=LAST", "--model.encoder.num_self_attention_heads=4"],
+        "--model.encoder.params=LAST is of another model: --model.encoder.num_self_attention_heads=4 here and 2 "
+        "there (leave these flags away, or set --model.params_strict=false)",
+    ),
+    (
+        ["--model.params=LAST", "--model.num_latents=4"],
+        "--model.params=LAST is of another model: --model.num_latents=4 here and 3 there",
+    ),
+    (["--ckpt_path=LAST", "--model.num_latents=4"], "--ckpt_path=LAST is of another model: --model.num_latents=4"),
+    (["--model.encoder.params=none"], "none"),
+]
+
+
+def test_flags_that_contradict_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     common = [*DATA, *TRAINER, "--trainer.max_steps=1", "--trainer.enable_progress_bar=false"]
     mlm.main(["fit", *common, *MLM])
     last = "logs/mlm/version_0/checkpoints/last.ckpt"
-    code, err = failure(capsys, "mlm", "fit", *common, *(flag.replace("LAST", last) for flag in flags))
-    assert code == 1 and said.replace("LAST", last) in err.splitlines()[-1]
+    for flags, said in CONTRADICTIONS:
+        code, err = failure(capsys, "mlm", "fit", *common, *(flag.replace("LAST", last) for flag in flags))
+        assert code == 1 and said.replace("LAST", last) in err.splitlines()[-1], flags
 
 
 def test_without_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
