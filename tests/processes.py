@@ -1,4 +1,4 @@
-"""Python processes that have imported what they need before they begin, and processes that work together.
+"""Python processes that have imported what they need before they begin, alone or at work together.
 
 Importing torch, transformers and Lightning takes seconds, more than most programs that tests run in processes of their
 own. An `Interpreter` imports once and forks for each program: what one of them imports or sets, no other one sees.
@@ -82,11 +82,13 @@ class Interpreter:
 
 def fork(program: str, log: str) -> int:
     """Runs a program in a process of its own, and returns the id of that."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     if pid := os.fork():
+        os.close(output)
         return pid
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if stream == 1 else 0)), stream)
+        os.dup2(output, stream)
     sys.argv = ["-c"]
     exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
     sys.exit()
