@@ -22,6 +22,9 @@ from perceiver.model.text import clm
 from tests.model.clm_helpers import CLM_MODELS, CONFIGS, ONE_LAYER, VOCAB, clm_config, clm_model
 from tests.model.helpers import GOLDEN, golden_cases, token_ids
 
+# torch's own compiler uses it
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+
 STATIC: dict[str, Any] = {"cache_implementation": "static", "disable_compile": True}
 every_golden = pytest.mark.parametrize("name", CLM_MODELS)
 
