@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perceiver.model.core.config import CausalSequenceModelConfig
+from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from tests.examples.scripts import load
 
 copy_task = load("training/copy/train.py")
@@ -81,6 +83,43 @@ def test_script_reduces_the_loss(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert last < first and score.loss < first
     assert all("tokens/s" in line and " MB" in line for line in lines[1:])
     assert file.stat().st_size > 0
+
+
+def test_a_curriculum_keeps_what_is_copied_and_others_at_random() -> None:
+    kept = copy_task.kept_positions(26, 21, 5, 4, generator())
+    assert {4, 5, 6, 7, 8} <= set(kept.tolist()) <= set(range(16))  # position 16 predicts what position 4 holds
+    assert 5 < len(kept) <= 9 and kept.tolist() == sorted(kept.tolist())
+    copied = copy_task.kept_positions(26, 26, 5, 0, generator())
+    labels, x = copy_task.sequences(3, 26, generator())
+    assert torch.equal(x[:, copied], labels[:, -5:]), "what these positions hold is what the latents predict"
+
+
+def test_a_curriculum_of_all_positions_is_the_models_loss() -> None:
+    torch.manual_seed(0)
+    model = CausalSequenceModel(
+        CausalSequenceModelConfig(
+            vocab_size=copy_task.VOCAB_SIZE, max_seq_len=26, max_latents=5, num_channels=12, num_heads=3
+        )
+    ).eval()
+    labels, x = copy_task.sequences(3, 26, generator())
+    loss = copy_task.loss_of(model, labels, x, torch.arange(21))
+    torch.testing.assert_close(loss, model.loss(labels, x))
+    fewer = copy_task.loss_of(model, labels, x, torch.arange(1, 21))
+    assert abs(fewer - loss).item() > 1e-6
+
+
+def test_script_takes_up_the_whole_prefix_when_it_can_copy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(copy_task, "LEARNT", 100.0)  # always
+    copy_task.main([*SMALL, "--max_steps=30", "--eval_every=15", "--curriculum=6", "--bfloat16"])
+    first, last = capsys.readouterr().out.splitlines()[1:]
+    assert first.endswith("12 others") and last.endswith(" s")  # after 10 steps 12, after 20 steps 24, after 30 all 26
+
+
+def test_script_ends_when_its_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+    copy_task.main([*SMALL, "--max_steps=9", "--max_seconds=0"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("step      1 ")
 
 
 def test_script_saves_nothing_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

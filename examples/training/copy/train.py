@@ -10,6 +10,10 @@ evaluation they sweep over the second half, block by block, so that each of its 
 
     python examples/training/copy/train.py [--seq_len 512] [--num_latents 64] ...
 
+Which one of very many positions is the right one takes long to find out. `--curriculum=K` shows the model less at
+first: the positions that the latents copy from, and K others at random. K doubles whenever the model can do it, until
+it is all of the prefix. Evaluation is always over the whole.
+
 docs/copy-task.md has results and the command for the paper's size.
 """
 
@@ -27,23 +31,45 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perceiver.model.core.config import CausalSequenceModelConfig
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.mask import AttentionMask
+from perceiver.model.core.perceiver_ar import AttentionInputs, CausalSequenceModel
 from perceiver.scripts.lrs import CosineWithWarmupLR
 
 BOS = 256  # after the bytes
 VOCAB_SIZE = 257
+CHECK_EVERY, LEARNT = 10, 0.1  # a curriculum goes on when the mean loss of so many steps is less
 
 
 def sequences(num_sequences: int, seq_len: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Labels and inputs, each (B, `seq_len`)."""
-    first_half = torch.randint(BOS, (num_sequences, seq_len // 2), generator=generator)
-    tokens = torch.cat([torch.full((num_sequences, 1), BOS), first_half, first_half], dim=1)
+    device = generator.device
+    first_half = torch.randint(BOS, (num_sequences, seq_len // 2), generator=generator, device=device)
+    tokens = torch.cat([torch.full((num_sequences, 1), BOS, device=device), first_half, first_half], dim=1)
     return tokens[:, 1:], tokens[:, :-1]
 
 
 def random_end(seq_len: int, num_latents: int, generator: torch.Generator) -> int:
     """End of a window of `num_latents` positions, somewhere in the second half."""
     return int(torch.randint(seq_len // 2 + num_latents, seq_len + 1, (), generator=generator))
+
+
+def kept_positions(seq_len: int, end: int, num_latents: int, num_others: int, generator: torch.Generator) -> Tensor:
+    """Positions before the latents that they copy from and `num_others` at random, maybe some of the same, in order."""
+    prefix_len = end - num_latents
+    kept = torch.zeros(prefix_len, dtype=torch.bool)
+    kept[torch.randint(prefix_len, (num_others,), generator=generator)] = True
+    kept[prefix_len + 1 - seq_len // 2 : end + 1 - seq_len // 2] = True
+    return kept.nonzero()[:, 0]
+
+
+def loss_of(model: CausalSequenceModel, labels: Tensor, x: Tensor, kept: Tensor) -> Tensor:
+    """The model's loss of (B, M + N) if all of the prefix but the positions `kept` were not there."""
+    prefix_len = x.shape[1] - model.max_latents
+    pos = torch.cat([kept, torch.arange(prefix_len, x.shape[1])]).to(x.device)
+    mask = AttentionMask(causal=True)
+    inputs = AttentionInputs(x[:, pos], len(kept), pos[None], mask, mask, [None] * len(model.windows))
+    return token_cross_entropy(model.logits(model.out_norm(model.attend(inputs))), labels[:, prefix_len:])
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--warmup_steps", type=int, default=100)
     parser.add_argument("--max_steps", type=int, default=2000)
+    parser.add_argument("--max_seconds", type=float, default=float("inf"), help="training ends then, too")
+    parser.add_argument("--curriculum", type=int, help="number of prefix positions at first besides those to copy")
+    parser.add_argument("--bfloat16", action="store_true", help="layers compute in bfloat16 (autocast)")
     parser.add_argument("--eval_every", type=int, default=100, help="number of steps between evaluations")
     parser.add_argument("--eval_sequences", type=int, default=16)
     parser.add_argument("--target_accuracy", type=float, default=1.0, help="training ends when it is reached")
@@ -133,35 +162,53 @@ def main(argv: Sequence[str] | None = None) -> Score:
     optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr, betas=(0.9, 0.95), fused=True)
     warmup_steps = min(arguments.warmup_steps, arguments.max_steps - 1)
     scheduler = CosineWithWarmupLR(optimizer, arguments.max_steps, warmup_steps, min_fraction=0.05)
-    generator = torch.Generator().manual_seed(arguments.seed)
-    held_out = sequences(arguments.eval_sequences, seq_len, torch.Generator().manual_seed(arguments.seed + 1))
+    windows = torch.Generator().manual_seed(arguments.seed)
+    draw = windows if device.type == "cpu" else torch.Generator(device).manual_seed(arguments.seed)
+    held_out = sequences(arguments.eval_sequences, seq_len, torch.Generator(device).manual_seed(arguments.seed + 1))
+    num_others = seq_len if arguments.curriculum is None else arguments.curriculum
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=arguments.bfloat16)
 
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{num_parameters:,} parameters, {seq_len:,} positions, {num_latents:,} latents, seed {arguments.seed}")
-    start, seconds, num_tokens, losses = time.perf_counter(), 0.0, 0, []
+    start = since = time.perf_counter()
+    seconds, num_tokens, losses = 0.0, 0, []
     for step in range(1, arguments.max_steps + 1):
-        step_start = time.perf_counter()
-        labels, x = sequences(arguments.batch_size, seq_len, generator)
-        end = random_end(seq_len, num_latents, generator)
-        loss = model.loss(labels[:, :end].to(device), x[:, :end].to(device))
+        labels, x = sequences(arguments.batch_size, seq_len, draw)
+        end = random_end(seq_len, num_latents, windows)
+        labels, x = labels[:, :end], x[:, :end]
+        with autocast():
+            if num_others < seq_len:
+                kept = kept_positions(seq_len, end, num_latents, num_others, windows)
+                loss = loss_of(model, labels, x, kept)
+            else:
+                loss = model.loss(labels, x)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-        losses.append(loss.item())
-        seconds, num_tokens = seconds + time.perf_counter() - step_start, num_tokens + x[:, :end].numel()
-        if step % arguments.eval_every == 0 or step == arguments.max_steps:
-            score = evaluate(lambda x, prefix_len: model(x.to(device), prefix_len), *held_out, num_latents)
+        losses.append(loss.detach())
+        num_tokens += arguments.batch_size * (end if num_others >= seq_len else len(kept) + num_latents)
+        if step % CHECK_EVERY == 0 and num_others < seq_len and torch.stack(losses[-CHECK_EVERY:]).mean() < LEARNT:
+            num_others *= 2
+        is_last = step == arguments.max_steps or time.perf_counter() - start > arguments.max_seconds
+        if step % arguments.eval_every == 0 or is_last:
+            mean_loss = torch.stack(losses).mean().item()  # waits for the device
+            seconds += time.perf_counter() - since
+            with autocast():
+                score = evaluate(model, *held_out, num_latents)
             print(
-                f"step {step:6,}   loss {sum(losses) / len(losses):6.4f}   "
+                f"step {step:6,}   loss {mean_loss:6.4f}   "
                 f"second half: loss {score.loss:6.4f}, accuracy {score.accuracy:7.2%}   "
                 f"{num_tokens / seconds:9,.0f} tokens/s   {peak_memory_mb(device):6,.0f} MB   "
-                f"{time.perf_counter() - start:5.0f} s",
+                f"{time.perf_counter() - start:5.0f} s" + (f"   {num_others:,} others" if num_others < seq_len else ""),
                 flush=True,
             )
             losses.clear()
-            if score.accuracy >= arguments.target_accuracy:
+            since = time.perf_counter()
+            if score.accuracy >= arguments.target_accuracy or is_last:
                 break
     if arguments.save is not None:
         save_file(model.state_dict(), arguments.save)
