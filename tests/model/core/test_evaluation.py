@@ -224,16 +224,6 @@ def test_errors(tokens: Tensor, kwargs: dict[str, Any], message: str) -> None:
     assert model.training
 
 
-@pytest.mark.gpu
-def test_on_an_accelerator() -> None:
-    model, tokens = clm_model(), sequence(53)
-    expected = scores(model, tokens)
-    result = scores(model.cuda(), tokens)
-    assert result.device.type == "cpu"
-    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(scores(model, tokens.cuda()), result)
-
-
 def test_a_model_of_another_domain() -> None:
     """Symbolic audio has the same model with other tokens."""
     torch.manual_seed(0)
