@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-clm test test-slow test-versions lint types compat docs docs-serve notebooks api check format release
+.PHONY: help install demo demo-clm test test-slow test-versions lint types compat docs docs-serve notebooks api check gpu format release
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,10 @@ api: $(STAMP)  ## breaking changes of the public API since the last release
 	$(BIN)/python .ci/api.py
 
 check: test lint types compat docs api  ## all that CI runs
+
+# No environment is made where $(PYTHON) has a torch that sees the GPU. GPU_FLAGS: those of the script.
+gpu:  ## tests, benchmarks and a training on an NVIDIA GPU, in nine minutes, to benchmarks/results/gpu.md
+	$(PYTHON) benchmarks/gpu.py --venv '$(VENV)' $(GPU_FLAGS)
 
 format:  ## rewrite the files as `make lint` wants them
 format: $(STAMP)

@@ -22,11 +22,11 @@ Cache = list[list[Tensor]]
 def forward(model: CausalSequenceModel, x: Tensor, prefix_len: int, cache: Cache | None = None) -> Tensor:
     """Token ids (B, M + N), or the next ones of a cache, -> logits (B, N, vocabulary)"""
     num_cached = cache[0][0].shape[2] if cache and cache[0] else 0
-    pos = torch.arange(num_cached, num_cached + x.shape[1])[None]
+    pos = torch.arange(num_cached, num_cached + x.shape[1], device=x.device)[None]
     if model.training and (num_dropped := int(prefix_len * model.cross_attention_dropout)):
         x, pos, _ = drop_prefix(x, pos, None, prefix_len, num_dropped)
         prefix_len -= num_dropped
-    all_pos = pos if not num_cached else torch.arange(num_cached + x.shape[1])[None]
+    all_pos = pos if not num_cached else torch.arange(num_cached + x.shape[1], device=x.device)[None]
     angles = model.frequencies(all_pos)
     x = model.input_adapter(x, pos)
     x_prefix, x = x[:, :prefix_len], x[:, prefix_len:]
@@ -65,7 +65,8 @@ def attend(module: Any, x_q: Tensor, x_kv: Tensor, angles: Tensor | None, cache:
         rotary = RotaryPositionEmbedding.from_angles(angles)
         q, k = rotary.rotate(q), rotary.rotate(k)
     num_queries, num_keys = q.shape[2], k.shape[2]
-    masked = torch.ones(num_queries, num_keys, dtype=torch.bool).triu(num_keys - num_queries + 1)
+    masked = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device)
+    masked = masked.triu(num_keys - num_queries + 1)
     scores = (q * q.shape[-1] ** -0.5) @ rearrange(k, "b h m k -> b h k m")
     scores = scores.masked_fill(masked, torch.finfo(scores.dtype).min)
     x = scores.softmax(dim=-1) @ v

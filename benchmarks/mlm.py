@@ -29,9 +29,10 @@ FORWARDS = [(dtype, length) for dtype in DTYPES for length in (64, 2048)]
 TRAINING_LENGTH = 2048
 
 
-def build(name: str) -> torch.nn.Module:
+def build(name: str, **values: Any) -> torch.nn.Module:
+    """`name`: ours or theirs. `values` change the official configuration."""
     torch.manual_seed(0)
-    config = PerceiverConfig(qk_channels=256, v_channels=1280)
+    config = PerceiverConfig(**{"qk_channels": 256, "v_channels": 1280, **values})
     theirs = PerceiverForMaskedLM(config).eval()
     if name == "theirs":
         return theirs

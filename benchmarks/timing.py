@@ -13,9 +13,20 @@ from pathlib import Path
 
 import torch
 
+
+def _wall_of_device() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 # "cpu" counts the seconds in which a processor worked for this process, each thread's: with a single thread it says
-# something of a machine that is busy with other programs, though caches and memory are still shared.
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+# something of a machine that is busy with other programs, though caches and memory are still shared. "cuda" is wall
+# time, read when the GPU has done all that it was given.
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "cpu": time.process_time,
+    "cuda": _wall_of_device,
+}
 
 
 def seconds(function: Callable[[], object], clock: str = "wall") -> float:
@@ -48,8 +59,13 @@ def matmul_gflops(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> fl
     return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
 
 
-def peak_memory_mb(function: Callable[[], object]) -> float:
-    """Resident memory at its peak while `function` runs, beyond what was resident before (Linux)."""
+def peak_memory_mb(function: Callable[[], object], device: str = "cpu") -> float:
+    """Peak memory while `function` runs, beyond what was in use before: resident (Linux), or torch's on a GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status_mb("VmRSS")
     function()

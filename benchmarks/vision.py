@@ -54,10 +54,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def build(name: str, whose: str) -> nn.Module:
+def build(name: str, whose: str, **changes: Any) -> nn.Module:
+    """`whose`: ours or theirs. `changes` are to the official configuration."""
     torch.manual_seed(0)
     class_name, values = MODELS[name]
-    model_class, config = getattr(transformers, class_name), PerceiverConfig(**values)
+    model_class, config = getattr(transformers, class_name), PerceiverConfig(**values | changes)
     theirs = model_class(config).eval()
     if whose == "theirs":
         return theirs
@@ -72,11 +73,11 @@ def build(name: str, whose: str) -> nn.Module:
     return ours.eval()
 
 
-def inputs(name: str, whose: str) -> Tensor:
+def inputs(name: str, whose: str, *image_size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if name == "optical flow":
-        return torch.randn(1, 2, 27, 368, 496, generator=generator)
-    images = torch.randn(1, 224, 224, 3, generator=generator)
+        return torch.randn(1, 2, 27, *image_size or (368, 496), generator=generator)
+    images = torch.randn(1, *image_size or (224, 224), 3, generator=generator)
     return images if whose == "ours" else rearrange(images, "b h w c -> b c h w").contiguous()
 
 
