@@ -51,7 +51,8 @@ def attention(
     score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py), and so are
     those of a single query, for which the kernel is slow, most so in bfloat16. Large ones are fused after padding K or
     V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again.
-    On CUDA, causal attention with padding or in windows is FlexAttention (arXiv 2412.05496), without a mask (N, M).
+    On CUDA, fused kernels take heads of 8, 16, 24, ... channels, to which others are padded with zeros, and
+    causal attention with padding or in windows is FlexAttention (arXiv 2412.05496), without a mask (N, M).
 
     Causal attention is right-aligned: the N queries belong to the last N of the M keys (Perceiver AR, arXiv 2202.07765,
     figure 2). torch's `is_causal` is left-aligned, which is the same only for N = M.
@@ -93,6 +94,8 @@ def attention(
             q, k = (F.pad(x, (0, num_v_channels - num_qk_channels)) for x in (q, k))
         elif num_qk_channels > num_v_channels:
             v = F.pad(v, (0, num_qk_channels - num_v_channels))
+    if on_cuda and (num_qk_channels % 8 or num_v_channels % 8):  # fused kernels take no other head sizes
+        q, k, v = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k, v))
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)
     return x[..., :num_v_channels]
 
