@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perceiver.model.core.cache import LayerCache
+from perceiver.model.core.cache import LayerCache, SharedKeysValues
 from perceiver.model.core.compilation import compiled, compiling
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.mask import AttentionMask, causal_mask
@@ -258,7 +258,7 @@ class MultiHeadAttention(nn.Module):
         x_kv: Tensor,
         pad_mask: Tensor | None = None,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SharedKeysValues | None = None,
         mask: AttentionMask | None = None,
     ) -> Tensor:
         """Attends from `x_q` to `x_kv`.
@@ -269,19 +269,23 @@ class MultiHeadAttention(nn.Module):
             pad_mask: Boolean (B, at least M), True where there is padding. Its last M columns are those of `x_kv`, or
                 of the keys in `cache` after it has taken up those of `x_kv`.
             rotary: Rotates queries and keys, those of its last N and M positions.
-            cache: Takes up the keys and values of `x_kv` and gives those to attend to. Only for causal attention.
+            cache: Takes up the keys and values of `x_kv` and gives those to attend to. Only for causal attention; or
+                shared ones, where `x_kv` counts the first time only.
             mask: Who attends to whom, instead of `pad_mask` and of what `causal` says.
 
         Returns:
             (B, N, output channels)
         """
         q = rearrange(self.q_proj(x_q), "b n (h k) -> b h n k", h=self.num_heads)
-        k = rearrange(self.k_proj(x_kv), "b m (h k) -> b h m k", h=self.num_heads)
-        v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=self.num_heads)
-        if rotary is not None:
-            q, k = rotary.rotate(q), rotary.rotate(k)
-        if cache is not None:
-            k, v = cache.update(k, v)
+        q = q if rotary is None else rotary.rotate(q)
+        if isinstance(cache, SharedKeysValues) and cache.keys is not None and cache.values is not None:
+            k, v = cache.keys, cache.values
+        else:
+            k = rearrange(self.k_proj(x_kv), "b m (h k) -> b h m k", h=self.num_heads)
+            v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=self.num_heads)
+            k = k if rotary is None else rotary.rotate(k)
+            if cache is not None:
+                k, v = cache.update(k, v)
         if mask is None:
             padding = None if pad_mask is None else pad_mask[:, -k.shape[2] :]
             window = None if cache is None else cache.window

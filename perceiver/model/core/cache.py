@@ -47,6 +47,26 @@ class LayerCache(Protocol):
         """New keys (B, H, M, K) and values (B, H, M, V) -> keys and values to attend to"""
 
 
+class SharedKeysValues:
+    """Keys and values of an input that a cross-attention layer reads more than once: they are made the first time.
+
+    Attributes:
+        keys: (B, H, M, K). None: there are none yet.
+        values: (B, H, M, V)
+    """
+
+    window = None
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first time -> the same"""
+        self.keys, self.values = k, v
+        return k, v
+
+
 class KeyValueCache:
     """Keys and values of one attention layer.
 

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import Unpack
 
 from perceiver.model.core.attention import AttentionOptions, MultiHeadAttention
-from perceiver.model.core.cache import LayerCache
+from perceiver.model.core.cache import LayerCache, SharedKeysValues
 from perceiver.model.core.config import check_offloading
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.mask import AttentionMask
@@ -63,11 +63,13 @@ class CrossAttention(nn.Module):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SharedKeysValues | None = None,
         mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B or 1, N, D), context (B, M, C), the others as in `MultiHeadAttention` -> (B, N, D)"""
-        return self.attention(self.q_norm(x), self.kv_norm(context), pad_mask, rotary, cache, mask)
+        is_known = isinstance(cache, SharedKeysValues) and cache.keys is not None
+        context = context if is_known else self.kv_norm(context)
+        return self.attention(self.q_norm(x), context, pad_mask, rotary, cache, mask)
 
 
 class PrefixCrossAttention(nn.Module):
@@ -212,7 +214,7 @@ class AttentionLayer(nn.Sequential):
         pad_mask: Tensor | None = None,
         *,
         rotary: RotaryPositionEmbedding | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SharedKeysValues | None = None,
         mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B, N, D) and what the attention takes besides -> (B, N, D)"""
@@ -227,7 +229,7 @@ class AttentionLayer(nn.Sequential):
         context: Tensor | None,
         pad_mask: Tensor | None,
         rotary: RotaryPositionEmbedding | None,
-        cache: LayerCache | None,
+        cache: LayerCache | SharedKeysValues | None,
         mask: AttentionMask | None,
     ) -> Tensor:
         inputs = (x,) if context is None else (x, context)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter, QueryProvider, TrainableQueryProvider
+from perceiver.model.core.cache import SharedKeysValues
 from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
 
@@ -154,14 +155,27 @@ class PerceiverEncoder(nn.Module):
             raise ValueError(
                 f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"
             )
-        latents = self.cross_attn_1(self.latent_provider(), x, pad_mask)  # B N D
+        first, further = self._keys_values()
+        latents = self.cross_attn_1(self.latent_provider(), x, pad_mask, cache=first)  # B N D
         latents = self.self_attn_1(latents)
         cross_attn_n, self_attn_n = self.cross_attn_n or self.cross_attn_1, self.self_attn_n or self.self_attn_1
         for i in range(1, self.config.num_self_attention_blocks):
             if i < self.config.num_cross_attention_layers:
-                latents = cross_attn_n(latents, x, pad_mask)
+                latents = cross_attn_n(latents, x, pad_mask, cache=further)
             latents = self_attn_n(latents)
         return latents
+
+    def _keys_values(self) -> tuple[SharedKeysValues | None, SharedKeysValues | None]:
+        """Where a layer that reads the input more than once keeps its keys and values: the first, and the further ones.
+
+        A layer with activation checkpointing keeps nothing but its inputs.
+        """
+        num_further = self.config.num_cross_attention_layers - 1
+        is_checkpointed = self.training and self.cross_attn_1.gradient_checkpointing
+        if num_further < (1 if self.cross_attn_n is None else 2) or is_checkpointed:
+            return None, None
+        shared = SharedKeysValues()
+        return (shared if self.cross_attn_n is None else None), shared
 
 
 class PerceiverDecoder(nn.Module):

@@ -129,6 +129,28 @@ def test_padding_is_masked_in_every_cross_attention() -> None:
     assert not torch.allclose(model(x), model(other), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "cross, shared, checkpointed, expected",
+    [
+        (1, True, False, (1, 0)),
+        (3, True, False, (1, 0)),
+        (3, True, True, (3, 0)),
+        (2, False, False, (1, 1)),
+        (3, False, False, (1, 1)),
+    ],
+)
+def test_a_layer_that_reads_the_input_again_projects_it_once(
+    cross: int, shared: bool, checkpointed: bool, expected: tuple[int, int]
+) -> None:
+    model, calls = variant(cross, 3, shared, True), list[nn.Module]()
+    layers = [layer.attention.attention.k_proj for layer in (model.cross_attn_1, model.cross_attn_n) if layer]
+    for layer in layers:
+        layer.register_forward_hook(lambda module, *_: calls.append(module))
+    model.train().cross_attn_1.gradient_checkpointing = checkpointed
+    model(torch.randn(B, M, C))
+    assert tuple(calls.count(layer) for layer in layers) == expected[: len(layers)]
+
+
 def test_an_adapted_input_goes_through_no_adapter() -> None:
     model, x = variant(2, 2, False, False), torch.randn(B, M, C)
     pad_mask = torch.zeros(B, M, dtype=torch.bool)
