@@ -90,9 +90,14 @@ class CoordinateInputAdapter(InputAdapter):
         return torch.cat([values, self.position_encoding.encode(positions).to(x.dtype)], dim=-1)
 
 
+def is_readable(x: Tensor) -> bool:
+    """Whether Python may ask for values: on CPU. Another device would be waited for, and a graph has none."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_range(name: str, x: Tensor, size: int) -> None:
-    """Raises ValueError if an index is not in [0, size). Only on CPU: reading a device's values would stall it."""
-    if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+    """Raises ValueError if an index is not in [0, size), where values may be read."""
+    if is_readable(x) and x.numel():
         low, high = x.aminmax()
         if low < 0 or high >= size:
             raise ValueError(f"{name} span [{low}, {high}], allowed is [0, {size - 1}]")

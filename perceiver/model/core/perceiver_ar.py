@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.adapter import InputAdapter, TiedTokenOutputAdapter, TokenInputAdapter
+from perceiver.model.core.adapter import InputAdapter, TiedTokenOutputAdapter, TokenInputAdapter, is_readable
 from perceiver.model.core.cache import KeyValueCache, LayerCache, Ring, StaticKeyValueCache
 from perceiver.model.core.compilation import compiled, compiling, mark_dynamic
 from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
@@ -180,7 +180,7 @@ class PerceiverAR(nn.Module):
         """Checks the arguments of `forward`, and makes of them what attention layers need."""
         num_cached = 0 if cache is None else cache[0].num_seen
         self._check(x, prefix_len, pad_mask, num_cached, windowed=cache is not None)
-        if pad_mask is not None and pad_mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        if pad_mask is not None and is_readable(pad_mask):
             pad_mask = pad_mask if pad_mask.any() else None  # without padding there are faster kernels
         pos = positions(x.shape[1], pad_mask, start=num_cached, device=x.device)  # B M+N
         num_dropped = int(prefix_len * self.cross_attention_dropout) if self.training and cache is None else 0

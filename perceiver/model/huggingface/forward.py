@@ -23,8 +23,8 @@ _COMMON_ARGUMENTS = ("cache_position", "head_mask", "inputs_embeds", "position_i
 
 
 def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a model's `forward`: `return_dict`, `output_hidden_states`, `output_attentions`, and what libraries
-    pass to all models.
+    """Decorator of a model's `forward`: `return_dict`, `output_hidden_states`, `output_attentions`, Trainer's
+    `num_items_in_batch`, and what libraries pass to all models.
 
     `forward` names the arguments that it has, and takes others as `**kwargs`, of which it gets none but those called
     `further`. Any argument may be None or False: what is not asked for needs no support.
@@ -44,6 +44,7 @@ def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[...,
         def wrapper(self: PerceiverBackendModel, *args: Any, **kwargs: Any) -> Any:
             hidden_states = kwargs.pop("output_hidden_states", None) if records else False
             attentions = kwargs.pop("output_attentions", None)
+            num_items = kwargs.pop("num_items_in_batch", None)
             for name in [name for name in kwargs if name not in names]:
                 value = kwargs.pop(name)
                 if value is not None and value is not False:
@@ -61,11 +62,23 @@ def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[...,
                 outputs["hidden_states"] = tuple(states)
             if maps is not None:
                 outputs["attentions"], outputs["cross_attentions"] = attentions_of(maps)
+            if num_items is not None and outputs["loss"] is not None:
+                outputs["loss"] = outputs["loss"] * share_of(kwargs["labels"], num_items, self.loss_type)
             return outputs
 
         return wrapper
 
     return decorator
+
+
+def share_of(labels: Tensor, num_items: Tensor | int, loss_type: str | None) -> Tensor:
+    """The share of a batch in the loss of several, which Trainer accumulates: that of its labels in `num_items` of all.
+
+    Labels are counted as Trainer does: all but -100, those of a causal model from the second position on. So the losses
+    of the batches add up to one mean, over the labels that the model learns from if none is beyond its latents.
+    """
+    labels = labels[..., 1:] if loss_type == "ForCausalLM" else labels
+    return (labels != -100).sum() / torch.as_tensor(num_items, device=labels.device).clamp(min=1)
 
 
 def attentions_of(maps: AttentionMaps) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

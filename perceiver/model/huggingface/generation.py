@@ -24,10 +24,12 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.utils import logging
 
+from perceiver.model.core.adapter import is_readable
 from perceiver.model.core.compilation import default_options
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.perceiver_ar import prompt_prefix_len
 from perceiver.model.huggingface.cache import PerceiverARCache
+from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.contrastive import contrastive_search
 from perceiver.model.huggingface.forward import model_forward, text_input
 from perceiver.model.huggingface.model import tied_output
@@ -50,7 +52,7 @@ _NOT_STATIC = {GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERA
 
 def _warn_of_prefix(labels: Tensor, max_latents: int) -> None:
     """Labels (B, n) that have no effect."""
-    if not torch.compiler.is_compiling() and (labels != -100).any():
+    if is_readable(labels) and (labels != -100).any():
         logger.warning_once(
             f"The loss is that of the last max_latents={max_latents} positions, as in the training of Perceiver AR; "
             f"{labels.shape[1]} labels before them have no effect. prefix_len says so without this warning. Without "
@@ -60,6 +62,10 @@ def _warn_of_prefix(labels: Tensor, max_latents: int) -> None:
 
 class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
     """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes."""
+
+    def __init__(self, config: PerceiverBackendConfig, backend_model: nn.Module | None = None):
+        super().__init__(config, backend_model)
+        self.loss_type = "ForCausalLM"  # Trainer counts labels from the second position on
 
     @model_forward("position_ids", "cache_position")
     def forward(

@@ -72,7 +72,7 @@ class PerceiverBackendModel(PreTrainedModel):
 
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # it uses no other attention but torch's, and its own where that is faster
-    accepts_loss_kwargs = False  # losses are means over a batch: Trainer must scale them itself when it accumulates
+    accepts_loss_kwargs = True  # forward takes `num_items_in_batch`, see `model_forward`
     _keys_to_ignore_on_load_unexpected = [rf"{name.replace('.', '[.]')}$" for name in COMPUTED_BUFFERS]
 
     def __init__(self, config: PerceiverBackendConfig, backend_model: nn.Module | None = None):

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.sampling import sample
-from perceiver.model.lightning.model import LitModel
+from perceiver.model.lightning.model import LitModel, padding_if_any
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
 class LitCausalSequenceModel(LitModel):
@@ -69,14 +69,18 @@ class LitCausalSequenceModel(LitModel):
         """Token ids (B, M + N) -> logits (B, N, vocabulary)"""
         return self.model(x, prefix_len, pad_mask)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        labels, x, pad_mask = batch
+        return labels, x, padding_if_any(pad_mask)
+
     def step(self, batch: Batch) -> Tensor:
         labels, x, pad_mask = batch
-        # Asked once for a batch, whatever the device: without padding there are faster kernels in every layer.
-        return self.model.loss(labels, x, pad_mask if pad_mask.any() else None)
+        return self.model.loss(labels, x, pad_mask)
 
-    def num_targets(self, batch: Batch) -> int:
+    def num_targets(self, batch: Batch) -> Tensor:
         labels, _, pad_mask = batch
-        return int((labels.masked_fill(pad_mask, -100)[:, -self.model.max_latents :] != -100).sum())
+        labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
+        return (labels[:, -self.model.max_latents :] != -100).sum()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

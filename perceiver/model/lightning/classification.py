@@ -59,9 +59,9 @@ class LitClassifier(LitModel):
             classification_accuracy(logits, labels, self.problem_type),
         )
 
-    def num_targets(self, batch: Any) -> int:
+    def num_targets(self, batch: Any) -> int | Tensor:
         _, labels = self.unpack(batch)
-        return labels.numel() if labels.is_floating_point() else int((labels != -100).sum())
+        return labels.numel() if labels.is_floating_point() else (labels != -100).sum()
 
     def metrics(self, batch: Any, split: str) -> dict[str, Any]:
         loss, accuracy = self.step(batch)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +21,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
 
 from perceiver.model.core.checkpoint import (
     COMPUTED_BUFFERS,
@@ -83,6 +84,7 @@ class LitModel(pl.LightningModule):
                     load_part(model, source, part, params_strict)
         self.model = model
         self.dropout_seed: int | None = None
+        self.num_accumulated: Tensor | None = None  # targets of the batches since the last step of the optimizer
         # Without the names of the files that the model starts from: a checkpoint never needs them again.
         self.save_hyperparameters({**without_params(config), **hyper_parameters})
 
@@ -131,8 +133,16 @@ class LitModel(pl.LightningModule):
         """Loss of a batch."""
         raise NotImplementedError
 
-    def num_targets(self, batch: Any) -> int | None:
-        """What the loss of a batch is a mean over: its weight in the loss of a data set. None: its examples."""
+    def compile_step(self, **options: Any) -> None:
+        """Compiles `step`, of training and of validation. Its first call takes minutes.
+
+        Args:
+            options: Arguments of `torch.compile`.
+        """
+        self.step = torch.compile(self.step, **options)  # type: ignore[method-assign]  # of this instance alone
+
+    def num_targets(self, batch: Any) -> int | Tensor | None:
+        """What the loss of a batch is a mean over: its weight among batches. None: its examples."""
         return None
 
     def configure_model(self) -> None:
@@ -196,7 +206,26 @@ class LitModel(pl.LightningModule):
             del parameters[name]  # position codes, in checkpoints of 0.8 to 0.11
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._logged_step(batch, "train")
+        loss = self._logged_step(batch, "train")
+        if self.trainer.accumulate_grad_batches == 1 or (num_targets := self.num_targets(batch)) is None:
+            return loss
+        num_targets = torch.as_tensor(num_targets, device=loss.device)
+        self.num_accumulated = num_targets + (0 if self.num_accumulated is None else self.num_accumulated)
+        return loss * num_targets
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Makes accumulated gradients those of one large batch: a mean over the targets of all batches and processes.
+
+        So far they are a sum over targets, divided by the number of batches and of processes: Lightning's means.
+        """
+        if self.num_accumulated is None:
+            return
+        num_targets = self.trainer.strategy.reduce(self.num_accumulated, reduce_op="sum").clamp(min=1)
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / num_targets
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= scale
+        self.num_accumulated = None
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._logged_step(batch, "val")
@@ -218,7 +247,7 @@ class LitModel(pl.LightningModule):
                 on_step=False,
                 on_epoch=True,
                 sync_dist=True,
-                batch_size=self.num_targets(batch),
+                batch_size=cast("int | None", self.num_targets(batch)),  # a number on the device does, too
             )
         return metrics["loss"]
 
@@ -235,6 +264,14 @@ class LitModel(pl.LightningModule):
             writer.experiment.add_text(tag, text, self.global_step)
         if not writers:
             self.print(f"{tag}\n{text}")
+
+
+def padding_if_any(pad_mask: Tensor | None) -> Tensor | None:
+    """What `on_before_batch_transfer` makes of a batch's padding: without there are faster kernels in every layer.
+
+    Like the number of labels, it is asked for while the batch is on the host: a device would be waited for.
+    """
+    return pad_mask if pad_mask is not None and pad_mask.any() else None
 
 
 def load_part(model: nn.Module, source: str, part: str, strict: bool) -> None:

@@ -127,6 +127,61 @@ class LitTrained(LitLine):
         return self.num_batches  # 1 in the first batch of the epoch, 2 in the second
 
 
+class LitCounted(LitLine):
+    """Its loss is a mean over the rows of a batch that are not 0."""
+
+    def step(self, batch: Any) -> Tensor:
+        (x,) = batch
+        return self.model.linear(x).squeeze(-1).square().where(x.any(dim=1), 0.0).sum() / self.num_targets(batch).clamp(
+            min=1
+        )
+
+    def num_targets(self, batch: Any) -> Tensor:
+        return batch[0].any(dim=1).sum()
+
+
+def test_accumulated_batches_count_by_their_targets(tmp_path: Path) -> None:
+    """Five batches make two steps, the last one of two batches."""
+    rows = torch.randn(10, 3)
+    rows[[1, 4, 5, 9]] = 0.0
+    lit_model, expected = LitCounted.create(LineConfig(3)), LitCounted.create(LineConfig(3))
+    expected.load_state_dict(lit_model.state_dict())
+    for part in (rows[:6], rows[6:]):
+        expected.zero_grad()
+        expected.step((part,)).backward()
+        expected.configure_optimizers().step()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=3,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        logger=False,
+    )
+    batches = DataLoader(TensorDataset(rows), batch_size=2)
+    trainer.fit(lit_model, batches, batches)
+    assert trainer.global_step == 2
+    torch.testing.assert_close(lit_model.state_dict(), expected.state_dict())
+
+
+def test_a_compiled_step_is_a_graph(tmp_path: Path) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    lit_model, same = LitLine.create(LineConfig(3)), LitLine.create(LineConfig(3))
+    same.load_state_dict(lit_model.state_dict())
+    torch.compiler.reset()
+    lit_model.compile_step(backend=backend, fullgraph=True)
+    for model in (lit_model, same):
+        fit(tmp_path, model)
+    assert len(graphs) == 2  # with gradients, and without
+    torch.testing.assert_close(lit_model.state_dict(), same.state_dict())
+
+
 def test_accuracy_of_training_is_that_of_the_epoch(tmp_path: Path) -> None:
     """Its mean over targets, where the loss is that of the last step."""
     lit_model = LitTrained.create(LineConfig(3))

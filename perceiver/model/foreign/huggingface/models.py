@@ -53,6 +53,7 @@ class LucidrainsPerceiverModel(PerceiverClassifier):
 
     config_class = LucidrainsPerceiverModelConfig
     backend_class = LucidrainsPerceiver
+    accepts_loss_kwargs = False  # losses are means over a batch
     backend_model: LucidrainsPerceiver
     main_input_name = "inputs"
 
@@ -85,6 +86,7 @@ class LucidrainsPerceiverIOModel(PerceiverBackendModel):
 
     config_class = LucidrainsPerceiverIOModelConfig
     backend_class = LucidrainsPerceiverIO
+    accepts_loss_kwargs = False  # losses are means over a batch
     backend_model: LucidrainsPerceiverIO
     main_input_name = "inputs"
 
@@ -124,6 +126,7 @@ class LucidrainsPerceiverLMForMaskedLM(PerceiverBackendModel):
 
     config_class = LucidrainsPerceiverLMForMaskedLMConfig
     backend_class = LucidrainsPerceiverLM
+    accepts_loss_kwargs = False  # losses are means over a batch
     backend_model: LucidrainsPerceiverLM
 
     @can_return_tuple

@@ -110,8 +110,8 @@ class LitMultimodalAutoencoder(LitModel):
         targets = self.model.targets(batch["video"], batch["audio"], **points)
         return autoencoder_loss(output, *targets, batch["label"], **weights)
 
-    def num_targets(self, batch: dict[str, Tensor]) -> int:
-        return int((batch["label"] != -100).sum())
+    def num_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        return (batch["label"] != -100).sum()
 
     def metrics(self, batch: dict[str, Tensor], split: str) -> dict[str, Any]:
         if split == "train":

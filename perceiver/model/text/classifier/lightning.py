@@ -9,6 +9,7 @@ from torch import Tensor
 from perceiver.model.core.classification import ProblemType
 from perceiver.model.core.config import ClassificationDecoderConfig
 from perceiver.model.lightning.classification import LitClassifier
+from perceiver.model.lightning.model import padding_if_any
 from perceiver.model.text.classifier.backend import TextClassifier, TextClassifierConfig
 from perceiver.model.text.common.backend import TextEncoderConfig
 
@@ -61,6 +62,10 @@ class LitTextClassifier(LitClassifier):
         """Token ids (B, M) -> logits (B, classes), or (B, O, classes)"""
         return self.model(x, pad_mask)
 
-    def unpack(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        labels, x, pad_mask = batch
+        return labels, x, padding_if_any(pad_mask)
+
+    def unpack(self, batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
         labels, x, pad_mask = batch
         return (x, pad_mask), labels

@@ -15,6 +15,7 @@ from perceiver.model.core.adapter import (
     TokenInputAdapter,
     TokenOutputAdapter,
     TrainableQueryProvider,
+    is_readable,
 )
 from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.loss import token_cross_entropy
@@ -132,30 +133,41 @@ class PerPositionModel(PerceiverIO):
             return self.decoder(latents, query, embedding=self.txt_embedding.weight)
         return self.decoder(latents, query)
 
-    def loss(self, labels: Tensor, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+    def loss(
+        self, labels: Tensor, x: Tensor, pad_mask: Tensor | None = None, num_positions: int | None = None
+    ) -> Tensor:
         """Mean cross-entropy over labelled positions, decoding no others.
 
         Args:
             labels: Classes (B, M), those of token ids in a language model, -100 where nothing is to be predicted.
             x: Token ids (B, M).
             pad_mask: Boolean (B, M), True where `x` is padding.
+            num_positions: Number of positions to decode of each example, see `labelled_positions`.
 
         Returns:
             Scalar. 0 if there are no labels.
         """
-        positions, labels = labelled_positions(labels, x)
+        if num_positions is None and not is_readable(labels):
+            num_positions = min(x.shape[1], self.max_seq_len)
+        positions, labels = labelled_positions(labels, x, num_positions)
         return token_cross_entropy(self(x, pad_mask, output_positions=positions), labels)
 
 
-def labelled_positions(labels: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def labelled_positions(labels: Tensor, x: Tensor, num_positions: int | None = None) -> tuple[Tensor, Tensor]:
     """The positions (B, P) that have a label and their labels (B, P).
 
-    P is the largest number of labels of an example, at least 1. Examples with fewer are filled up with positions
-    without label, -100.
+    P is `num_positions`, by default `max_num_labels`, for which a device would have to be waited for. Examples with
+    fewer labels are filled up with positions without, -100.
     """
     if labels.shape != x.shape[:2]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape[:2])}: they must be equal")
     labelled = labels != -100
-    num_positions = max(int(labelled.sum(dim=1).max()), 1)
+    if num_positions is None:
+        num_positions = max_num_labels(labels)
     positions = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :num_positions]
     return positions, labels.gather(1, positions)
+
+
+def max_num_labels(labels: Tensor) -> int:
+    """The largest number of labels of an example, at least 1."""
+    return max(int((labels != -100).sum(dim=1).max()), 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PerceiverConfig
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 
+from perceiver.model.core.adapter import is_readable
 from perceiver.model.core.config import PerceiverIOConfig
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.huggingface.config import PerceiverBackendConfig
@@ -127,7 +128,7 @@ class AlignedText:
                 output_positions = torch.where(is_pad, shifted + length, shifted)
             return model(self.x, pad_mask, output_positions)
         logits = model(self.x, pad_mask)
-        if self.num_pads is None or not (torch.compiler.is_compiling() or self.num_pads.any()):
+        if self.num_pads is None or (is_readable(self.num_pads) and not self.num_pads.any()):
             return logits
         columns = torch.arange(logits.shape[1], device=logits.device)
         index = (columns - self.num_pads) % logits.shape[1]  # B M

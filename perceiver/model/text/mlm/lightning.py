@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from perceiver.model.lightning.model import LitModel
-from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.lightning.model import LitModel, padding_if_any
+from perceiver.model.text.common.backend import TextEncoderConfig, max_num_labels
 from perceiver.model.text.mlm.backend import MaskedLanguageModel, MaskedLanguageModelConfig, TextDecoderConfig
 from perceiver.model.text.mlm.mask_filler import fill_masks
 
@@ -48,12 +48,16 @@ class LitMaskedLanguageModel(LitModel):
         """Token ids (B, M) -> logits (B, M, vocabulary)"""
         return self.model(x, pad_mask)
 
-    def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         labels, x, pad_mask = batch
-        return self.model.loss(labels, x, pad_mask)
+        return labels, x, padding_if_any(pad_mask), max_num_labels(labels)
 
-    def num_targets(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
-        return int((batch[0] != -100).sum())
+    def step(self, batch: Any) -> Tensor:
+        labels, x, pad_mask, *num_positions = batch
+        return self.model.loss(labels, x, pad_mask, *num_positions)
+
+    def num_targets(self, batch: Any) -> Tensor:
+        return (batch[0] != -100).sum()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from perceiver.model.core.loss import token_cross_entropy
-from perceiver.model.lightning.model import LitModel
-from perceiver.model.text.common.backend import TextEncoderConfig, labelled_positions
+from perceiver.model.lightning.model import LitModel, padding_if_any
+from perceiver.model.text.common.backend import TextEncoderConfig, labelled_positions, max_num_labels
 from perceiver.model.text.token_classifier.alignment import IGNORED, entity_counts
 from perceiver.model.text.token_classifier.backend import (
     TokenClassificationDecoderConfig,
@@ -62,18 +62,22 @@ class LitTokenClassifier(LitModel):
         """Token ids (B, M) -> logits (B, M, classes)"""
         return self.model(x, pad_mask)
 
-    def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         labels, x, pad_mask = batch
-        return self.model.loss(labels, x, pad_mask)
+        return labels, x, padding_if_any(pad_mask), max_num_labels(labels)
 
-    def num_targets(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
-        return int((batch[0] != IGNORED).sum())
+    def step(self, batch: Any) -> Tensor:
+        labels, x, pad_mask, *num_positions = batch
+        return self.model.loss(labels, x, pad_mask, *num_positions)
 
-    def metrics(self, batch: tuple[Tensor, Tensor, Tensor], split: str) -> dict[str, Any]:
+    def num_targets(self, batch: Any) -> Tensor:
+        return (batch[0] != IGNORED).sum()
+
+    def metrics(self, batch: Any, split: str) -> dict[str, Any]:
         if split == "train":
             return super().metrics(batch, split)
-        labels, x, pad_mask = batch
-        positions, labels = labelled_positions(labels, x)  # B P
+        labels, x, pad_mask, *num_positions = batch
+        positions, labels = labelled_positions(labels, x, *num_positions)  # B P
         logits = self.model(x, pad_mask, output_positions=positions)  # B P classes
         correct = ((logits.argmax(dim=-1) == labels) & (labels != IGNORED)).sum()
         values: dict[str, Any] = {

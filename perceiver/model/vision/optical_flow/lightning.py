@@ -51,8 +51,8 @@ class LitOpticalFlow(LitModel):
     def step(self, batch: dict[str, Tensor]) -> Tensor:
         return flow_loss(self.model(batch["x"]), known_flow(batch))
 
-    def num_targets(self, batch: dict[str, Tensor]) -> int:
-        return int(known_flow(batch).isfinite().all(dim=-1).sum())
+    def num_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        return known_flow(batch).isfinite().all(dim=-1).sum()
 
     def metrics(self, batch: dict[str, Tensor], split: str) -> dict[str, Any]:
         if split == "train":
