@@ -142,6 +142,7 @@ class CLI(LightningCLI):
         parser.add_optimizer_args(OPTIMIZERS)
         parser.add_lr_scheduler_args((ConstantWithWarmupLR, CosineWithWarmupLR))
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_argument("--compile", type=bool, default=False, help="fit with steps compiled by torch.compile")
         for source, targets in self.links.items():
             for target in targets:
                 parser.link_arguments(source, target, apply_on="instantiate")
@@ -190,6 +191,11 @@ class CLI(LightningCLI):
                 strict = flag == "ckpt_path" or model_flags.get("params_strict", True)
                 values |= from_checkpoint(source, flag, flags, config_flags, self.given, strict)
         return {"model": nested(values)} if values else {}
+
+    def before_fit(self) -> None:
+        """Compiles the steps of the model, if `--compile` asks for it."""
+        if self.config.fit.compile:
+            self.model.compile_step()
 
     def before_instantiate_classes(self) -> None:
         """Fills in the default optimizer, so that the saved config has it; checkpoints are read without their code."""
