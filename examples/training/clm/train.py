@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--accumulate", type=int, default=2, help="batches per step")
     parser.add_argument("--max_steps", type=int, default=20000)
     parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="compile the steps: minutes at first, faster then")
     arguments = parser.parse_args(argv)
 
     data = WikiTextDataModule(
@@ -70,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         default_root_dir=arguments.output_dir,
         callbacks=[checkpoints],
     )
-    trainer.fit(Model.create(config), datamodule=data)
+    model = Model.create(config)
+    if arguments.compile:
+        model.compile_step()
+    trainer.fit(model, datamodule=data)
 
     if trainer.is_global_zero:
         clm.convert_checkpoint(arguments.output_dir / "model", checkpoints.best_model_path, arguments.tokenizer)

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="per device")
     parser.add_argument("--max_epochs", type=int, default=12)
     parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="compile the steps: minutes at first, faster then")
     arguments = parser.parse_args(argv)
 
     if not Path(arguments.model).is_dir():
@@ -58,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         default_root_dir=arguments.output_dir,
         callbacks=[checkpoints],
     )
-    trainer.fit(Model.create(config, params=arguments.model), datamodule=data)
+    model = Model.create(config, params=arguments.model)
+    if arguments.compile:
+        model.compile_step()
+    trainer.fit(model, datamodule=data)
 
     if trainer.is_global_zero:
         mlm.convert_checkpoint(arguments.output_dir / "model", checkpoints.best_model_path, arguments.model)

@@ -62,7 +62,7 @@ def model_forward(*further: str) -> Callable[[Callable[..., Any]], Callable[...,
                 outputs["hidden_states"] = tuple(states)
             if maps is not None:
                 outputs["attentions"], outputs["cross_attentions"] = attentions_of(maps)
-            if num_items is not None and outputs["loss"] is not None:
+            if num_items is not None and outputs.get("loss") is not None:  # none where Trainer smooths labels itself
                 outputs["loss"] = outputs["loss"] * share_of(kwargs["labels"], num_items, self.loss_type)
             return outputs
 
