@@ -107,8 +107,8 @@ def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) ->
     if q.device.type != "cpu" and not torch.compiler.is_compiling():
         from torch.nn.attention.bias import causal_lower_right  # here: it imports torch's compiler, half of a start
 
-        bias = causal_lower_right(num_queries, num_keys)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        right_aligned = causal_lower_right(num_queries, num_keys)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=right_aligned, dropout_p=dropout)
     if torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(num_queries, num_keys, device=q.device))
     # With the queries in reverse order, whether a query may attend to a key depends on the sum of their indices alone.

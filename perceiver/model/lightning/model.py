@@ -170,6 +170,8 @@ class LitModel(pl.LightningModule):
         strategy = self.trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = WeightsOnlyIO()
+        # Lightning warns that the module's hook is taken, not the data module's. Ours know of no transfers.
+        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         task = getattr(self.data_module, "task", None)
         if self.data_task is not None and task is not None and task.name != self.data_task:
             raise ValueError(f"the data module has task={task.name}, {type(self).__name__} needs {self.data_task}")
