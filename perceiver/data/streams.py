@@ -7,7 +7,7 @@ before, or on the other examples of a batch; a resumed run needs no state.
 import numpy as np
 
 # What the numbers are for: streams of two purposes are independent.
-MASKS, WINDOWS, RECORDS, DOCUMENTS = range(4)
+MASKS, WINDOWS, RECORDS, DOCUMENTS, ROWS = range(5)
 SPLITS = {"train": 0, "valid": 1, "test": 2}  # where whole examples are made up
 
 

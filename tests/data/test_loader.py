@@ -207,7 +207,8 @@ class Recorder(pl.LightningModule):
 
 
 def _digest(batch: Any) -> float:
-    return float(sum((tensor.double() * torch.arange(1, tensor.numel() + 1).view_as(tensor)).sum() for tensor in batch))
+    tensors = map(torch.as_tensor, batch)  # lengths of packed documents are a list
+    return float(sum((x.double() * torch.arange(1, x.numel() + 1).view_as(x)).sum() for x in tensors))
 
 
 def fit(
@@ -247,6 +248,11 @@ SAVES = {
         "data": {"num_workers": 2},
     },
     "with random windows": {"save": {"every_n_train_steps": 1}, "limit_train_batches": 2, "data": RANDOM_WINDOWS},
+    "with packed documents": {
+        "save": {"every_n_train_steps": 1},
+        "limit_train_batches": 2,
+        "data": {"task": Task.clm, "packing": True, "random_train_truncation": True},
+    },
     "after validation in the epoch": {"save": AT_VALIDATION, "val_check_interval": 2},
     "after the validation of an epoch": {"save": AT_VALIDATION},
     "at the end of an epoch": {"save": {"every_n_epochs": 1, "save_on_train_epoch_end": True}},

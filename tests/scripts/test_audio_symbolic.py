@@ -99,6 +99,13 @@ def test_fit_validate_test_and_convert(tmp_path: Path, monkeypatch: pytest.Monke
     assert Path("model/model.safetensors").is_file()
 
 
+def test_fit_on_packed_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data.packing=true", "--data.min_seq_len=9", "--trainer.max_steps=2", "--trainer.limit_train_batches=2"]
+    symbolic.main(["fit", *TINY, *flags])
+    assert Path("logs/sam/version_0/checkpoints/last.ckpt").is_file()
+
+
 def test_the_command_knows_the_task(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         perceiver_command.main(["symbolic-audio", *GIANT_MIDI, "--print_config"])

@@ -1,7 +1,7 @@
 """The base of the data modules of symbolic audio: windows of pieces of music.
 
 `prepare_data` encodes the pieces once, in parallel, `setup` maps what is there as examples (`pieces.py`), and the
-loaders serve batches `(labels, input_ids, pad_mask)`, each (B, max_seq_len).
+loaders serve batches `(labels, input_ids, pad_mask)`, each (B, max_seq_len), or packed ones (`packing.py`).
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from perceiver.data.audio.pieces import PieceWindows, Windows, write_pieces
 from perceiver.data.cache import Cache, source_key
 from perceiver.data.checks import check_least
 from perceiver.data.module import DataModule
+from perceiver.data.packing import PackedRows, packing_collator
 from perceiver.processing.midi import VOCAB_SIZE
 
 
@@ -31,6 +32,8 @@ class SymbolicAudioDataModule(DataModule):
         padding_side: "left" or "right".
         random_transposition: raise or lower each training example by up to that many semitones.
         random_tempo: play each training example faster or slower by a factor of up to 1 + `random_tempo`, in [0, 1).
+        packing: examples shorter than `max_seq_len` share rows of that length, know nothing of each other, and are not
+            padded: batches are `(labels, input_ids, lengths)`.
         preproc_workers: preprocessing processes.
         batch_size: training examples per batch.
         **kwargs: see `DataModule`.
@@ -55,6 +58,7 @@ class SymbolicAudioDataModule(DataModule):
         padding_side: Literal["left", "right"] = "left",
         random_transposition: int = 0,
         random_tempo: float = 0.0,
+        packing: bool = False,
         preproc_workers: int = 1,
         batch_size: int = 16,
         **kwargs: Any,
@@ -68,7 +72,7 @@ class SymbolicAudioDataModule(DataModule):
             raise ValueError(f"padding_side={padding_side!r} must be 'left' or 'right'")
         if not 0 <= random_tempo < 1:
             raise ValueError(f"random_tempo={random_tempo} must be in [0, 1)")
-        self.max_seq_len, self.preproc_workers = max_seq_len, preproc_workers
+        self.max_seq_len, self.packing, self.preproc_workers = max_seq_len, packing, preproc_workers
         self.fixed_windows = Windows(max_seq_len, padding_side)
         self.random_windows = Windows(
             max_seq_len, padding_side, True, min_seq_len, random_transposition, random_tempo, self.seed
@@ -90,9 +94,13 @@ class SymbolicAudioDataModule(DataModule):
     def load_examples(self) -> dict[str, PieceWindows]:
         return {split: self._examples(split, split == "train") for split in self.cache.splits()}
 
-    def split_examples(self, split: str, *, training: bool) -> PieceWindows:
+    def split_examples(self, split: str, *, training: bool) -> Any:
         self.named_split(split)
-        return self._examples(split, training)
+        windows = self._examples(split, training)
+        return PackedRows(windows, self.max_seq_len, self.seed) if self.packing else windows
+
+    def collate_function(self, *, training: bool) -> Any:
+        return packing_collator if self.packing else None
 
     def _examples(self, split: str, training: bool) -> PieceWindows:
         return PieceWindows(self.cache_dir, split, self.random_windows if training else self.fixed_windows)

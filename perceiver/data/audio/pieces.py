@@ -142,6 +142,15 @@ class PieceWindows(CachedExamples[Batch]):
         self.first = np.append(0, np.cumsum(np.maximum(rounded, 1)))  # number of each piece's first window
 
     @property
+    def lengths(self) -> Ids:
+        """Inputs of each example, or where that is random, the most that there can be (`packing.py`)."""
+        counts = np.diff(self.first)
+        num_labels = np.repeat(np.diff(self.offsets) - 1, counts)
+        if not self.windows.random:
+            num_labels -= (np.arange(len(self)) - np.repeat(self.first[:-1], counts)) * self.windows.max_seq_len
+        return np.minimum(num_labels, self.windows.max_seq_len)
+
+    @property
     def num_pieces(self) -> int:
         return len(self.offsets) - 1
 

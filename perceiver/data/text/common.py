@@ -4,7 +4,7 @@
 batches `(labels, input_ids, pad_mask)` (`collator.py`). The tasks differ in their examples:
 
     mlm  chunks of `max_seq_len` tokens, masked
-    clm  chunks of `max_seq_len` + 1 tokens; labels are the next tokens
+    clm  chunks of `max_seq_len` + 1 tokens; labels are the next tokens; or documents, packed (`packing.py`)
     clf  documents, each cut to `max_seq_len` tokens, with a label each
 
 What is random in examples (masks, shifts, lengths) is new in each epoch of training, but for masks with
@@ -22,8 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from perceiver.data.cache import Cache, source_key
 from perceiver.data.checks import check_least, check_share
 from perceiver.data.module import DataModule
+from perceiver.data.packing import PackedRows, packing_collator
 from perceiver.data.text.collator import DefaultCollator, TokenMaskingCollator, WordMaskingCollator
-from perceiver.data.text.corpus import LabelledDocuments, TokenChunks, write_corpus
+from perceiver.data.text.corpus import DocumentChunks, LabelledDocuments, TokenChunks, write_corpus
 from perceiver.data.text.encoders import DocumentEncoder, TextEncoder
 from perceiver.moved import moved_names
 from perceiver.processing.text import (
@@ -112,6 +113,8 @@ class TextDataModule(DataModule):
             to `max_seq_len` - 1.
         random_valid_truncation: the same for validation examples, with the same lengths in every epoch.
         random_min_seq_len: the shortest of these lengths, at least 1 and less than `max_seq_len`.
+        packing: clm: a document is an example, cut into several if it is longer than `max_seq_len`. Several share a row
+            of that length, know nothing of each other, and are not padded: batches are `(labels, input_ids, lengths)`.
         preproc_batch_size: documents that a preprocessing worker holds in memory.
         preproc_workers: preprocessing processes.
         **kwargs: see `DataModule`.
@@ -146,6 +149,7 @@ class TextDataModule(DataModule):
         random_train_truncation: bool = False,
         random_valid_truncation: bool = False,
         random_min_seq_len: int = 16,
+        packing: bool = False,
         preproc_batch_size: int = 1000,
         preproc_workers: int = 1,
         **kwargs: Any,
@@ -165,7 +169,12 @@ class TextDataModule(DataModule):
             )
         if task is Task.clf and (random_train_shift or random_valid_shift or truncation):
             raise ValueError(f"random shift and truncation are for chunks of text, and task={task} has documents")
+        if packing and task is not Task.clm:
+            raise ValueError(f"packing=True is for next tokens, task={Task.clm}, not for task={task}")
+        if packing and (random_train_shift or random_valid_shift):
+            raise ValueError("packing=True keeps documents apart, and a random shift takes text across their ends")
         self.tokenizer_source, self.max_seq_len, self.task = tokenizer, max_seq_len, task
+        self.packing = packing
         self.mask_prob, self.mask_words, self.static_masking = mask_prob, mask_words, static_masking
         self.add_special_tokens, self.add_eos_token = add_special_tokens, add_eos_token
         self.random_min_seq_len = random_min_seq_len
@@ -176,7 +185,7 @@ class TextDataModule(DataModule):
 
     @property
     def chunks(self) -> dict[str, Any]:
-        """Examples by split, after `setup`: `TokenChunks`, or for clf `LabelledDocuments`."""
+        """Examples by split, after `setup`: `TokenChunks`, for clf `LabelledDocuments`; with packing, its documents."""
         return self.examples
 
     @cached_property
@@ -219,11 +228,17 @@ class TextDataModule(DataModule):
         min_width = self.max_seq_len if self.task is Task.clm else 1
         return DefaultCollator(self.tokenizer, self.padding_side, min_width=min_width)
 
-    def collate_function(self, *, training: bool) -> WordMaskingCollator | DefaultCollator:
+    def collate_function(self, *, training: bool) -> Any:
+        if self.packing:
+            return packing_collator
         return self.collator(static=self.static_masking or not training)
 
     def load_examples(self) -> dict[str, Any]:
         return {split: self._examples(split) for split in self.cache.splits()}
+
+    def split_examples(self, split: str, *, training: bool) -> Any:
+        examples = self.named_split(split)
+        return PackedRows(examples, self.max_seq_len, self.seed) if self.packing else examples
 
     def _examples(self, split: str) -> TokenChunks | LabelledDocuments:
         if self.task is Task.clf:
@@ -231,13 +246,16 @@ class TextDataModule(DataModule):
             after = [*after, end_of_text_id(self.tokenizer)] if self.add_eos_token else after
             return LabelledDocuments(self.cache_dir, split, self.max_seq_len, (before, after))
         min_seq_len = self.random_min_seq_len if self.random_truncation.get(split) else None
-        chunks = partial(TokenChunks, self.cache_dir, split, self.max_seq_len, next_token=self.task is Task.clm)
+        kind = DocumentChunks if self.packing else TokenChunks
+        chunks = partial(kind, self.cache_dir, split, self.max_seq_len, next_token=self.task is Task.clm)
         return chunks(shift=self.random_shift.get(split, False), min_seq_len=min_seq_len, seed=self.seed)
 
     def _cache_key(self) -> dict[str, Any]:
         kind: dict[str, Any] = {"labels": None, "add_special_tokens": self.add_special_tokens}
         if self.add_eos_token:
             kind["add_eos_token"] = True
+        if self.packing:
+            kind["keep_documents"] = True
         if self.task is Task.clf:  # special tokens are added to examples
             kind = {"labels": "documents", "label_names": self.given_label_names}
         return {"data": source_key(self.raw_data), "tokenizer": tokenizer_fingerprint(self.tokenizer), **kind}
@@ -245,7 +263,7 @@ class TextDataModule(DataModule):
     def _fill_cache(self, work: Path, result: Path) -> None:
         self.collator(static=True)  # an unfit tokenizer is an error now, not after preprocessing
         splits = self.raw_data.load(work)
-        encode = TextEncoder(self.tokenizer, splits, self.add_special_tokens, self.add_eos_token)
+        encode = TextEncoder(self.tokenizer, splits, self.add_special_tokens, self.add_eos_token, self.packing)
         if self.task is Task.clf:
             encode = DocumentEncoder(self.tokenizer, splits, self.given_label_names)
         write_corpus(result, splits, encode, self.preproc_batch_size, self.preproc_workers)

@@ -7,11 +7,17 @@
 <directory>/<split>.marks.npy   where words start and which tokens are special (`tokenization.Encoded`), int8
 ```
 
-Labelled text has more, and no special tokens in it, because those are put around what an example takes of a document:
+Where documents stay apart there is also
+
+```
+<directory>/<split>.offsets.npy   document k is tokens[offsets[k]:offsets[k + 1]], int64
+```
+
+Labelled text has that and more, and no special tokens in it, because those are put around what an example takes of a
+document:
 
 ```
 <directory>/label_names.json      names of the labels 0, 1, ...
-<directory>/<split>.offsets.npy   document k is tokens[offsets[k]:offsets[k + 1]], int64
 <directory>/<split>.labels.npy    a label per document (classification) or per token (labelled words), int64
 ```
 
@@ -78,7 +84,7 @@ def _write_split(
     num_workers: int,
 ) -> int:
     """Tokenises a split; returns the UTF-8 bytes of its raw text."""
-    names = [*encode.dtypes, *([] if encode.label_names is None else ["offsets"])]
+    names = [*encode.dtypes, *(["offsets"] if encode.keep_documents else [])]
     dtypes = {**encode.dtypes, "offsets": np.int64}
     num_bytes, num_tokens, has_text = 0, 0, False
     with ExitStack() as stack:
@@ -190,18 +196,55 @@ class TokenChunks(TextExamples):
             return {"index": index, "epoch": epoch, "input_ids": tokens[:-1], "label_ids": tokens[1:]}
         return {"index": index, "epoch": epoch, "input_ids": tokens, "word_ids": word_ids(self.marks[chunk])}
 
+    def _bounds(self, index: int) -> tuple[int, int]:
+        """Where a chunk starts, and where the text ends that it may take."""
+        return index * self.chunk_len, len(self.tokens)
+
     def _window(self, epoch: int, index: int) -> slice:
-        start = index * self.chunk_len
+        start, end = self._bounds(index)
         if not self.shift and self.min_seq_len is None:
-            return slice(start, start + self.chunk_len)
+            return slice(start, min(start + self.chunk_len, end))
         random = stream(WINDOWS, self.seed, epoch, index)
         if self.shift:
-            last_start = max(len(self.tokens) - self.chunk_len, 0)
+            last_start = max(end - self.chunk_len, 0)
             start += int(random.integers(min(self.chunk_len, last_start - start + 1)))
-        length = min(self.chunk_len, len(self.tokens) - start) - self.next_token
+        length = min(self.chunk_len, end - start) - self.next_token
         if self.min_seq_len is not None and length > self.min_seq_len:
             length = int(random.integers(self.min_seq_len, length))
         return slice(start, start + length + self.next_token)
+
+
+@dataclass(eq=False)
+class DocumentChunks(TokenChunks):
+    """The same of documents that stay apart: each begins with a chunk of its own and ends with one that may be short.
+
+    They have next tokens, and can be packed (`packing.py`).
+    """
+
+    next_token: bool = True
+
+    @cached_property
+    def spans(self) -> npt.NDArray[np.int64]:
+        """Start and stop of each chunk, (chunks, 2)."""
+        offsets = read_offsets(self.directory, f"{self.split}.offsets", len(self.tokens))
+        counts = -(-(np.diff(offsets) - 1) // self.chunk_len)  # a last token alone predicts nothing
+        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = np.repeat(offsets[:-1], counts) + number * self.chunk_len
+        return np.stack([starts, np.minimum(starts + self.chunk_len, np.repeat(offsets[1:], counts))], axis=1)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return self.spans[:, 1] - self.spans[:, 0] - 1
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        start, stop = self.spans[index].tolist()
+        return start, stop
+
+    def window(self, epoch: int, index: int) -> npt.NDArray[np.int64]:
+        return self.tokens[self._window(epoch, index)].astype(np.int64)
 
 
 @dataclass(eq=False)

@@ -5,7 +5,8 @@
     WordEncoder      a list of words and a label per word        labelled words
 
 Called with a table of raw columns, one returns a table with `tokens`, `marks`, `num_bytes` and, if there are labels,
-`labels`. `dtypes` says what these are stored as, but for `num_bytes`.
+`labels`. `dtypes` says what these are stored as, but for `num_bytes`; `keep_documents`, whether it is stored where
+documents begin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ class TextEncoder:
         splits: raw splits.
         add_special_tokens: around each document.
         add_eos_token: after each document.
+        keep_documents: see above.
 
     Raises:
         ValueError: if a split has no column `text` that holds strings, or the tokenizer no end-of-text token to add.
@@ -58,6 +60,7 @@ class TextEncoder:
         splits: Splits,
         add_special_tokens: bool = False,
         add_eos_token: bool = False,
+        keep_documents: bool = False,
     ):
         for split, documents in splits.items():
             kind = getattr(column_feature(split, documents, TEXT), "dtype", None)
@@ -65,6 +68,7 @@ class TextEncoder:
                 raise ValueError(f"column {TEXT!r} of split {split!r} must hold strings, not {kind}")
         self.tokenizer, self.add_special_tokens = plain_text_tokenizer(tokenizer), add_special_tokens
         self.eos_token_id = end_of_text_id(tokenizer) if add_eos_token else None
+        self.keep_documents = keep_documents
         self.dtypes: dict[str, type[np.generic]] = {"tokens": _token_dtype(tokenizer), "marks": np.int8}
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -90,7 +94,7 @@ class DocumentEncoder(TextEncoder):
     label_names: list[str]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, splits: Splits, label_names: Sequence[str] | None = None):
-        super().__init__(tokenizer, splits)
+        super().__init__(tokenizer, splits, keep_documents=True)
         self.label_names = find_label_names(splits, LABEL, label_names)
         self.dtypes = {**self.dtypes, "labels": np.int64}
 
@@ -114,6 +118,8 @@ class WordEncoder:
         ValueError: if a column is missing or of a wrong kind; when called, also if a label is none of `label_names`, a
             word is empty or a row has not as many labels as words.
     """
+
+    keep_documents = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, splits: Splits, label_names: Sequence[str] | None = None):
         for split, documents in splits.items():

@@ -208,6 +208,32 @@ def test_fit_validate_evaluate_resume(
     assert recording.last.trainer.global_step == 4
 
 
+def test_fit_on_packed_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation loss is that of each document alone: a line of 1 to 20 digits, longer than the model sees."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "CLI", recording := Recording(cli.CLI))
+    lines = ["".join(str(i * j % 7) for j in range(1 + i % 20)) + "\n" for i in range(60)]
+    Path("train.txt").write_text("".join(lines))
+    Path("valid.txt").write_text("".join(lines[30:51]))
+    data = ["--data=LocalTextDataModule", "--data.train_files=train.txt", "--data.valid_files=valid.txt"]
+    common = [*data, "--data.tokenizer=bytes", "--data.max_seq_len=13", "--data.packing=true", *TINY]
+    steps = ["--trainer.max_steps=3", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=1.0"]
+    clm.main(["fit", *common, *steps])
+    model, tokenizer = recording.last.model.model.eval(), recording.last.datamodule.tokenizer
+    nats, count = 0.0, 0
+    for line in lines[30:51]:
+        for chunk in torch.tensor(tokenizer(line, add_special_tokens=False)["input_ids"]).split(14):
+            if len(chunk) > 1:
+                logits = model(chunk[None, :-1], max(len(chunk) - 1 - 5, 0))[0]
+                nats += torch.nn.functional.cross_entropy(logits, chunk[-len(logits) :], reduction="sum").item()
+                count += len(logits)
+    metrics = recording.last.trainer.callback_metrics
+    assert metrics["val_loss"].item() == pytest.approx(nats / count, abs=1e-5)
+    checkpoint = "logs/clm/version_0/checkpoints/last.ckpt"
+    clm.main(["fit", *common, "--trainer.max_steps=4", "--trainer.logger=false", f"--ckpt_path={checkpoint}"])
+    assert recording.last.trainer.global_step == 4
+
+
 class Numbers(Dataset[Any]):
     def __len__(self) -> int:
         return 4
