@@ -33,7 +33,7 @@ from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.contrastive import contrastive_search
 from perceiver.model.huggingface.forward import model_forward, text_input
 from perceiver.model.huggingface.model import tied_output
-from perceiver.model.huggingface.perceiver_ar import PerceiverARModel
+from perceiver.model.huggingface.perceiver_ar import PerceiverARModel, packed_labels, packed_lengths
 
 logger = logging.get_logger(__name__)
 
@@ -88,6 +88,10 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         logits of a position depend on the tokens up to it and on nothing else. `prefix_len` gives the model's usual
         pass instead, and so do `labels` and a cache.
 
+        Where `position_ids` begin with 0 anew, documents are packed: they know nothing of each other, and each has the
+        logits that it has alone, those of its last `max_latents` tokens. All come one after the other, (1, N,
+        vocabulary). Labels are not shifted across their ends.
+
         Args:
             input_ids: Token ids (B, M + N), or the next N of what is in `past_key_values`.
             prefix_len: Number M of tokens without latent, which predict nothing. With `labels` or a cache the default
@@ -105,7 +109,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             logits_to_keep: Number of last positions to make logits of, or indices of positions. 0: of all.
             inputs_embeds: Token embeddings (B, M + N, channels) in place of token ids.
             kwargs: `return_dict` and `output_attentions`, see `model_forward`; `position_ids` and `cache_position` if
-                they are what the model takes anyway.
+                they are what the model takes anyway, or `position_ids` (B, M) of packed documents.
 
         Returns:
             `loss`, if there are labels. `logits` (B, N, vocabulary). `past_key_values`, if asked for. `hidden_states`,
@@ -116,6 +120,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
                 logits of a sequence longer than `max_latents` together with a cache.
         """
         x = text_input(input_ids, inputs_embeds)
+        lengths = packed_lengths(x, attention_mask, **kwargs)
         if labels is not None:
             if labels.shape != x.shape[:2]:
                 raise ValueError(
@@ -125,7 +130,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
                 raise ValueError(f"logits_to_keep={logits_to_keep} can't be given with labels, which need all logits")
             use_cache = bool(use_cache)
             num_cached = 0 if past_key_values is None else past_key_values.num_seen
-            if prefix_len is None and not num_cached:
+            if prefix_len is None and not num_cached and lengths is None:
                 max_latents = self.backend_model.max_latents
                 prefix_len = max(x.shape[1] - max_latents, 0)
                 _warn_of_prefix(labels[:, 1 : prefix_len + 1], max_latents)
@@ -139,13 +144,16 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             output_hidden_states=output_hidden_states,
             wants_all=not keeps_last or not 1 <= logits_to_keep <= self.backend_model.max_latents,
             num_logits=logits_to_keep if isinstance(logits_to_keep, int) else None,
+            lengths=lengths,
             **kwargs,
         )
         if logits is None:
             latents = states[-1][:, slice(-logits_to_keep, None) if keeps_last else logits_to_keep]  # -0: all
             logits = self.backend_model.logits(latents)
         loss = None
-        if labels is not None:
+        if labels is not None and lengths is not None:
+            loss = token_cross_entropy(logits, packed_labels(labels, lengths, self.backend_model.max_latents))
+        elif labels is not None:
             num_labels, labels = labels.shape[1], labels[:, 1:]
             if attention_mask is not None:  # padding is not predicted, and predicts nothing
                 is_padding = attention_mask[:, -num_labels:] == 0

@@ -6,10 +6,12 @@ from copy import copy
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from perceiver.model.core.evaluation import sequence_latents
+from perceiver.model.core.packing import latent_indices
 from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.position import positions
 from perceiver.model.huggingface.cache import CacheLayer, PerceiverARCache, StaticCacheLayer
@@ -53,12 +55,14 @@ class PerceiverARModel(PerceiverBackendModel):
         output_hidden_states: bool | None,
         wants_all: bool = True,
         num_logits: int | None = None,
+        lengths: list[int] | None = None,
         **given: Tensor | None,
     ) -> tuple[tuple[Tensor, ...], Tensor | None, PerceiverARCache | None]:
         """Hidden states (B, N, D), without `output_hidden_states` the last ones alone, and the cache. See `forward`.
 
         Between them are the logits of the last `num_logits` positions, 0: of all, if those are made in one go with the
         states. That is so with a cache, whose steps may be compiled, unless all hidden states are asked for.
+        `lengths` are those of packed documents (`packed_lengths`), of which N latents have states.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -73,6 +77,13 @@ class PerceiverARModel(PerceiverBackendModel):
         num_cached = 0 if cache is None else cache.num_seen
         if attention_mask is not None:
             attention_mask = attention_mask[:, -(num_cached + num_new) :]
+        if lengths is not None:
+            if cache is not None or use_cache or prefix_len is not None:
+                raise ValueError("packed documents take no cache, no use_cache=True and no prefix_len")
+            x = rearrange(x, "b m ... -> 1 (b m) ...")
+            with recorded(self.hidden_modules()) as states:
+                model.latents_packed(x, lengths)
+            return tuple(states) if output_hidden_states else (states[-1],), None, None
         pad_mask = pad_mask_of(attention_mask)
         _check_positions(x, pad_mask, num_cached, 0 if cache is None else cache.get_seq_length(), **given)
 
@@ -111,6 +122,39 @@ class PerceiverARModel(PerceiverBackendModel):
         return (latents,), logits, cache
 
 
+def packed_lengths(
+    x: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **given: Any
+) -> list[int] | None:
+    """Lengths of packed documents: there are several in a row if positions begin with 0 anew within it.
+
+    So transformers' `DataCollatorWithFlattening` and the packing of TRL tell documents apart. This waits for a device.
+
+    Args:
+        x: Tokens (B, M).
+        attention_mask: With padding, positions that begin anew are those behind padding: there are no documents.
+        position_ids: (B, M)
+    """
+    if position_ids is None or position_ids.shape != x.shape[:2]:
+        return None
+    starts = position_ids == 0
+    starts[:, 0] = True
+    if int(starts.sum()) == len(starts) or (attention_mask is not None and not attention_mask.all()):
+        return None
+    first = starts.flatten().nonzero()[:, 0]
+    lengths: list[int] = first.diff(append=first.new_tensor([starts.numel()])).tolist()
+    expected = torch.cat([torch.arange(length) for length in lengths]).to(position_ids.device)
+    if not torch.equal(position_ids.flatten(), expected):
+        raise ValueError("position_ids of packed documents must count the tokens of each from 0 on, without padding")
+    return lengths
+
+
+def packed_labels(labels: Tensor, lengths: list[int], max_latents: int) -> Tensor:
+    """Labels (B, M) of the tokens of packed documents -> labels (1, N) of their latents: each the next token's."""
+    following = labels.flatten().roll(-1)
+    following[torch.tensor(lengths).cumsum(0).to(labels.device) - 1] = -100
+    return following[None, latent_indices(lengths, max_latents, device=labels.device)]
+
+
 def _check_positions(
     x: Tensor,
     pad_mask: Tensor | None,
@@ -125,8 +169,8 @@ def _check_positions(
         wrong = position_ids != positions(x.shape[1], pad_mask, start=start, device=x.device)
         if (wrong if pad_mask is None else wrong & ~pad_mask[:, num_cached:]).any():
             raise ValueError(
-                "position_ids must count the tokens of each example from 0 on, without padding: others, those of "
-                "packed documents for example, are not supported"
+                "position_ids must count the tokens of each example from 0 on, without padding, or those of each of "
+                "several packed documents"
             )
     if cache_position is not None:
         expected = torch.arange(num_before, num_before + x.shape[1], device=x.device)
@@ -162,8 +206,10 @@ class PerceiverARBody(PerceiverARModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """The arguments of the model's `forward` -> `last_hidden_state` (B, N, D), by default of all positions"""
+        x = text_input(input_ids, inputs_embeds)
         states, _, cache = self.hidden_states(
-            text_input(input_ids, inputs_embeds),
+            x,
+            lengths=packed_lengths(x, attention_mask, **kwargs),
             prefix_len=prefix_len,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
