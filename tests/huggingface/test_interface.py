@@ -97,6 +97,36 @@ def test_attentions_of_windows_are_an_error(task: Task) -> None:
         task.model()(**task.batch(labels=False), output_attentions=True)
 
 
+@causal_tasks
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+def test_generation_gives_the_attentions_of_each_token(task: Task, use_cache: bool) -> None:
+    model: Any = task.model()
+    prompt = task.batch(labels=False)["input_ids"][:, :5]
+    kwargs = {"max_new_tokens": 4, "do_sample": False, "num_latents": 3, "use_cache": use_cache}
+    output = model.generate(prompt, **kwargs, output_attentions=True, return_dict_in_generate=True)
+    torch.testing.assert_close(output.sequences, model.generate(prompt, **kwargs))
+    assert [len(of_layers) for of_layers in output.attentions] == [1] * 4
+    (whole,) = model(output.sequences[:, :-1], prefix_len=2, output_attentions=True).attentions  # (3, 2, 6, 6)
+    for num_latents, (weights,) in enumerate(output.attentions, start=3):
+        rows = 1 if use_cache and num_latents > 3 else num_latents
+        expected = whole[:, :, num_latents - rows : num_latents, :num_latents]
+        torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kwargs, what",
+    [
+        ({"penalty_alpha": 0.5, "top_k": 3}, "contrastive_search"),
+        ({"prompt_lookup_num_tokens": 2}, "assisted_generation"),
+        ({"cache_implementation": "static"}, "a static cache"),
+    ],
+)
+def test_attentions_where_generation_has_none_are_an_error(kwargs: dict[str, Any], what: str) -> None:
+    model: Any = CAUSAL[0].model()
+    with pytest.raises(ValueError, match=f"output_attentions is not supported by {what}"):
+        model.generate(torch.tensor([[7, 8]]), max_new_tokens=2, output_attentions=True, **kwargs)
+
+
 @all_tasks
 def test_hidden_states(task: Task) -> None:
     model, batch = task.model(), task.batch(labels=False)

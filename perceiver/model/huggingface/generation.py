@@ -46,7 +46,8 @@ _MODES = {
     GenerationMode.ASSISTED_GENERATION,
 }
 
-# Modes that take back what they have cached, which a ring may have overwritten, or steps of changing length.
+# Modes that take back what they have cached, which a ring may have overwritten, or steps of changing length. Their
+# passes are not one for each token, either.
 _NOT_STATIC = {GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION}
 
 
@@ -199,7 +200,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         Raises:
             ValueError: if an argument is out of range, or asks for what this model can't do.
         """
-        for name in ("position_ids", "output_attentions", "inputs_embeds", "assistant_early_exit"):
+        for name in ("position_ids", "inputs_embeds", "assistant_early_exit"):
             if kwargs.get(name) is not None and kwargs[name] is not False:
                 raise ValueError(f"{name} is not supported by {type(self).__name__}")
         prompt = kwargs.get("input_ids") if inputs is None else inputs
@@ -264,6 +265,10 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             )
         if config.cache_implementation == "static" and not config.use_cache:
             raise ValueError("cache_implementation='static' with use_cache=False: there is no use for the cache")
+        is_static = config.cache_implementation == "static" or getattr(cache, "is_compileable", False)
+        if config.output_attentions and (is_static or mode in _NOT_STATIC):
+            what = "a static cache" if is_static else mode.value
+            raise ValueError(f"output_attentions is not supported by {what}")
         if config.prefill_chunk_size is not None:
             raise ValueError(
                 f"prefill_chunk_size={config.prefill_chunk_size} is not supported: the prefix needs no chunks"
