@@ -26,7 +26,7 @@ CHANNELS = (1, 3)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as in Pillow
 
 
-class PerceiverImageClassifierInputKwargs(ImagesKwargs, total=False):
+class PerceiverImageClassifierInputProcessorKwargs(ImagesKwargs, total=False):
     single_channel: bool | None
     channels_last: bool | None
 
@@ -56,11 +56,11 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
             images that are not resized have different sizes.
     """
 
-    valid_kwargs = PerceiverImageClassifierInputKwargs
+    valid_kwargs = PerceiverImageClassifierInputProcessorKwargs
     single_channel = False
     channels_last = True
 
-    def __init__(self, **kwargs: Unpack[PerceiverImageClassifierInputKwargs]):
+    def __init__(self, **kwargs: Unpack[PerceiverImageClassifierInputProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]  # it knows two arguments less, and takes what `valid_kwargs` has
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:

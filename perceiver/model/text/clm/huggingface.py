@@ -51,7 +51,7 @@ class PerceiverTextGenerationPipeline(TextGenerationPipeline):
 
     transformers' own appends the special tokens of the tokenizer to it, unless it is called with
     `add_special_tokens=False`. It also samples unless it is told not to; with ours, beam search and contrastive search
-    sample only with `do_sample=True`. For other models nothing changes.
+    sample only with `do_sample=True`. An empty prompt is the tokenizer's BOS token. For other models nothing changes.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, **kwargs: Any):
@@ -65,9 +65,12 @@ class PerceiverTextGenerationPipeline(TextGenerationPipeline):
         return super().preprocess(prompt_text, prefix, **kwargs)
 
     def _forward(self, model_inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        names_search = kwargs.get("penalty_alpha") is not None or (kwargs.get("num_beams") or 1) > 1
-        if isinstance(self.model, PerceiverCausalLanguageModel) and names_search:
-            kwargs.setdefault("do_sample", False)
+        if isinstance(self.model, PerceiverCausalLanguageModel):
+            if kwargs.get("penalty_alpha") is not None or (kwargs.get("num_beams") or 1) > 1:
+                kwargs.setdefault("do_sample", False)
+            is_empty = model_inputs["input_ids"].shape[1] == 0
+            if is_empty and self.tokenizer is not None and self.model.generation_config.bos_token_id is None:
+                kwargs.setdefault("bos_token_id", self.tokenizer.bos_token_id)
         return super()._forward(model_inputs, **kwargs)
 
 

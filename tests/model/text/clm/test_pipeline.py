@@ -82,6 +82,16 @@ def test_special_tokens_if_asked_for(folder: Path) -> None:
     assert len(special["generated_token_ids"]) == len(plain["generated_token_ids"]) + 2
 
 
+def test_an_empty_prompt_is_the_token_that_texts_begin_with(folder: Path) -> None:
+    generator = pipeline("text-generation", model=str(folder), max_new_tokens=6, do_sample=False)
+    (result,) = generator("", return_tensors=True)
+    bos_token_id = generator.tokenizer.bos_token_id
+    expected = generator.model.generate(torch.tensor([[bos_token_id]]), max_new_tokens=6, do_sample=False)
+    assert result["generated_token_ids"] == expected[0].tolist()
+    (text,) = generator("")
+    assert text["generated_text"] == generator.tokenizer.decode(expected[0], skip_special_tokens=True)
+
+
 def test_stop_sequence(folder: Path) -> None:
     generator = pipeline("text-generation", model=str(folder), do_sample=False, num_latents=2)
     (result,) = generator(PROMPT, max_new_tokens=6, return_full_text=False)
