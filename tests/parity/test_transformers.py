@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "more heads": {"num_self_attention_heads": 6, "num_cross_attention_heads": 3},
     "one head": {"num_self_attention_heads": 1, "num_cross_attention_heads": 1},
     "other vocabulary": {"vocab_size": 301},
+    "no query residual": {"use_query_residual": False},
     "gelu_python": {"hidden_act": "gelu_python"},
     "other channels": {"d_model": 40, "d_latents": 12, "v_channels": 12, "num_latents": 7},
 }
@@ -100,7 +101,6 @@ def assert_same_attention(ours: Any, theirs: Any, ids: Tensor, attention_mask: T
     [
         ({"hidden_act": "relu"}, "hidden_act='relu' can't be converted"),
         ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new' can't be converted"),
-        ({"use_query_residual": False}, "use_query_residual=False can't be converted"),
         # their own forward fails: the residual adds v_channels to d_latents
         ({"v_channels": 18}, "v_channels=18.*d_latents=24"),
         ({"qk_channels": 18, "v_channels": None}, "18.*d_latents=24"),

@@ -111,8 +111,8 @@ def test_names_and_problem_type_come_along(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_converted_says_why(tmp_path: Path) -> None:
-    source_model(tmp_path / "source", use_query_residual=False)
-    with pytest.raises(ValueError, match="use_query_residual=False can't be converted"):
+    source_model(tmp_path / "source", hidden_act="relu")
+    with pytest.raises(ValueError, match="hidden_act='relu' can't be converted"):
         classifier.convert_model(save_dir=tmp_path / "out", source_repo_id=str(tmp_path / "source"))
     hub = Path(__file__).parent.parent / "golden" / "txt_clf" / "hub"
     with pytest.raises(ValueError, match="is a 'perceiver-io-text-classifier' model, expected 'perceiver'"):

@@ -149,6 +149,7 @@ class EncoderConfig(Config):
         dropout: Dropout of attention probabilities.
         init_scale: Standard deviation of initial weights.
         freeze: Whether the encoder's parameters are excluded from training.
+        cross_attention_residual: Whether the latents are added to the output of the cross-attention.
     """
 
     num_cross_attention_heads: int = 8
@@ -167,6 +168,7 @@ class EncoderConfig(Config):
     dropout: float = 0.0
     init_scale: float = 0.02
     freeze: bool = False
+    cross_attention_residual: bool = field(default=True, metadata=SINCE_1_0)
 
     # Published formats differ in the default of `num_cross_attention_qk_channels`: D, or the input channels C.
     qk_channels_of_input: ClassVar[bool] = False

@@ -103,7 +103,11 @@ class PerceiverEncoder(nn.Module):
                     num_v_channels=config.num_cross_attention_v_channels,
                     dropout=config.dropout,
                 )
-            return layer(attention, MLP(num_latent_channels, config.cross_attention_widening_factor))
+            return layer(
+                attention,
+                MLP(num_latent_channels, config.cross_attention_widening_factor),
+                attention_residual=config.cross_attention_residual,
+            )
 
         def self_attention_layer() -> AttentionLayer:
             with fields_named("encoder.num_self_attention"):

@@ -75,8 +75,6 @@ def encoder_fields(config: PerceiverConfig, num_input_channels: int) -> dict[str
     """
     if config.hidden_act not in ("gelu", "gelu_python"):
         raise ValueError(f"hidden_act={config.hidden_act!r} can't be converted, only 'gelu' (exact)")
-    if not config.use_query_residual:
-        raise ValueError("use_query_residual=False can't be converted: our encoder always has a query residual")
     cross_qk_channels = config.qk_channels
     if cross_qk_channels is None:
         shapes = {"q": config.d_latents, "kv": num_input_channels}
@@ -100,6 +98,7 @@ def encoder_fields(config: PerceiverConfig, num_input_channels: int) -> dict[str
         "self_attention_widening_factor": config.self_attention_widening_factor,
         "dropout": config.attention_probs_dropout_prob,
         "init_scale": config.initializer_range,
+        "cross_attention_residual": config.use_query_residual,
     }
 
 

@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shape of q": {"cross_attention_shape_for_attention": "q"},
     "channels given": {"qk_channels": 12, "v_channels": 24},
     "wide": {"self_attention_widening_factor": 3, "cross_attention_widening_factor": 2, "num_cross_attention_heads": 1},
+    "no query residual": {"use_query_residual": False, "num_cross_attention_heads": 1},
     "training": {"attention_probs_dropout_prob": 0.3, "initializer_range": 0.3, "num_cross_attention_heads": 1},
 }
 KINDS = [(model_class, weights) for model_class, weights in _OFFICIAL.items()] + [

@@ -50,7 +50,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_config_holds_the_backend_config() -> None:
     config = Config(mlm_config())
     assert config.backend_config == mlm_config()
-    assert config.model_config == json_copy(mlm_config())
+    assert config.model_config == mlm_config().to_dict()  # without what 0.11 does not know, where it is the default
     assert Config(model_config=json_copy(mlm_config())).backend_config == mlm_config()
 
 
@@ -64,7 +64,7 @@ def test_missing_fields_get_defaults_and_unknown_ones_are_named() -> None:
     values = json_copy(mlm_config())
     del values["encoder"]["dropout"], values["activation_checkpointing"]
     config = Config(model_config=values)
-    assert config.model_config == json_copy(mlm_config())
+    assert config.model_config == Config(mlm_config()).model_config
     values["encoder"]["num_experts"] = 3
     with pytest.raises(ValueError, match="TextEncoderConfig has no field num_experts"):
         Config(model_config=values)

@@ -75,7 +75,6 @@ def test_channels_of_the_encoder(kwargs: dict[str, Any], channels: tuple[int, ..
     "kwargs, message",
     [
         ({"hidden_act": "relu"}, "hidden_act='relu' can't be converted"),
-        ({"use_query_residual": False}, "use_query_residual=False can't be converted"),
         ({"v_channels": 18}, "v_channels=18 of the self-attention must equal d_latents=24"),
     ],
 )

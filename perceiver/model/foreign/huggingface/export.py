@@ -157,6 +157,7 @@ def _candidates(config: Any) -> Iterator[PerceiverConfig]:
         "num_cross_attention_heads": encoder.num_cross_attention_heads,
         "self_attention_widening_factor": encoder.self_attention_widening_factor,
         "cross_attention_widening_factor": encoder.cross_attention_widening_factor,
+        "use_query_residual": encoder.cross_attention_residual,
         "attention_probs_dropout_prob": encoder.dropout,
         "initializer_range": encoder.init_scale,
         **_values(config),
