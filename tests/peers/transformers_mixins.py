@@ -1,10 +1,10 @@
-"""transformers' own common tests of models, run for the models of every task.
+"""transformers' own common tests of models, generation, pipelines and image processors, for the models of every task.
 
     python tests/peers/transformers_mixins.py [CHECKOUT] [pytest's arguments]
 
-They are taken from transformers' source distribution, or from the `tests` folder of a checkout, which should be of the
-installed version and also has the tests of generation. None of it is part of this repository. What does not apply is
-in `EXCLUDED`, each test with its reason.
+They are from transformers' source distribution, and what that lacks from a checkout, see `transformers_source.py`.
+None of it is part of this repository. What does not apply is in `EXCLUDED_...`, each test with its reason. The other
+files that are run are `transformers_pipelines.py` and `transformers_perceiver.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ sys.path.insert(0, str(ROOT))
 
 from tests.huggingface.tasks import LATENTS, PERCEIVER_AR, TASKS, Task  # noqa: E402
 from tests.peers import transformers_source  # noqa: E402
-
-CHECKOUT = os.environ.get("TRANSFORMERS_CHECKOUT")
 
 # Tests that do not apply, with the reason.
 EXCLUDED_WITHOUT_TOKENS = {"test_model_get_set_embeddings": "no token embedding: the input embedding is an adapter"}
@@ -106,14 +104,15 @@ def main(arguments: list[str]) -> int:
     if arguments and Path(arguments[0]).is_dir():
         os.environ["TRANSFORMERS_CHECKOUT"] = str(Path(arguments.pop(0)).resolve())
     ours = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:randomly", "-W", "default"]  # their marks
-    return int(pytest.main([__file__, "--rootdir", str(ROOT), *ours, *arguments]))
+    files = [str(Path(__file__).with_name(f"transformers_{part}.py")) for part in ("mixins", "pipelines", "perceiver")]
+    return int(pytest.main([*files, "--rootdir", str(ROOT), *ours, *arguments]))
 
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 # pytest imports the file once more
-transformers_source.load(Path(CHECKOUT) / "tests" if CHECKOUT else transformers_source.downloaded())
+transformers_source.load()
 for _task in TASKS:
     _tests = mixin_tests(_task)
     for _name, _reason in (EXCLUDED_CAUSAL if _task.has_tokens else EXCLUDED_WITHOUT_TOKENS).items():
