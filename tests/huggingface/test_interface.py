@@ -85,7 +85,7 @@ def test_attentions(task: Task) -> None:
     for weights, of_model in zip(body.cross_attentions, outputs.cross_attentions, strict=False):
         torch.testing.assert_close(weights, of_model)
     assert len(body.cross_attentions) == 1 and len(body.attentions) == 1
-    model.config._output_attentions = True
+    model.config.output_attentions = True
     assert model(**batch).attentions is not None and model(**batch, output_attentions=False).attentions is None
     in_order = model(**batch, return_dict=False)
     torch.testing.assert_close(in_order[-1][-1], outputs.cross_attentions[-1])

@@ -9,7 +9,6 @@ files that are run are `transformers_pipelines.py` and `transformers_perceiver.p
 
 from __future__ import annotations
 
-import os
 import sys
 import unittest
 from pathlib import Path
@@ -72,13 +71,14 @@ def mixin_tests(task: Task) -> type:
 
     class ModelTest(common.ModelTesterMixin, *bases, unittest.TestCase):  # type: ignore[misc, name-defined]
         all_model_classes = (*bodies, model_class)
-        has_attentions = False
         test_resize_embeddings = task.has_tokens
 
         def setUp(self) -> None:
             self.model_tester = ModelTester(self, task)
             if self._testMethodName.startswith(WITH_LOSS):
                 self.all_model_classes = (model_class,)
+            # weights are no part of the graph: they have no gradient to retain
+            self.has_attentions = self._testMethodName != "test_retain_grad_hidden_states_attentions"
 
         def _check_hidden_states_for_generate(self, *args: Any, **kwargs: Any) -> None:
             """A prompt has hidden states where it has latents, not one for each token."""
@@ -102,7 +102,7 @@ def mixin_tests(task: Task) -> type:
 
 def main(arguments: list[str]) -> int:
     if arguments and Path(arguments[0]).is_dir():
-        os.environ["TRANSFORMERS_CHECKOUT"] = str(Path(arguments.pop(0)).resolve())
+        transformers_source.CHECKOUT = str(Path(arguments.pop(0)).resolve())
     ours = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:randomly", "-W", "default"]  # their marks
     files = [str(Path(__file__).with_name(f"transformers_{part}.py")) for part in ("mixins", "pipelines", "perceiver")]
     return int(pytest.main([*files, "--rootdir", str(ROOT), *ours, *arguments]))

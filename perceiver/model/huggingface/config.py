@@ -128,6 +128,14 @@ class PerceiverBackendConfig(PreTrainedConfig):
                 self.label2id = {label: int(i) for i, label in self.id2label.items()}
 
     @property
+    def output_attentions(self) -> bool:
+        return bool(self._output_attentions)
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool) -> None:
+        self._output_attentions = value  # transformers wants eager attention for it, ours is recorded beside any kernel
+
+    @property
     def backend_config(self) -> Config:
         """A new backend config, built from `model_config`. Changing it does not change this config.
 
