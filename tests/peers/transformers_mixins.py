@@ -77,8 +77,8 @@ def mixin_tests(task: Task) -> type:
             self.model_tester = ModelTester(self, task)
             if self._testMethodName.startswith(WITH_LOSS):
                 self.all_model_classes = (model_class,)
-            # weights are no part of the graph: they have no gradient to retain
-            self.has_attentions = self._testMethodName != "test_retain_grad_hidden_states_attentions"
+            # other tests want gradients of them, or one of each token of a prompt, which has latents for the last alone
+            self.has_attentions = self._testMethodName == "test_attention_outputs"
 
         def _check_hidden_states_for_generate(self, *args: Any, **kwargs: Any) -> None:
             """A prompt has hidden states where it has latents, not one for each token."""

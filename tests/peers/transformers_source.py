@@ -25,6 +25,13 @@ import transformers
 PACKAGE = "transformers_tests"  # what the folders are imported as
 CHECKOUT = os.environ.get("TRANSFORMERS_CHECKOUT")
 TINY_MODELS = tempfile.TemporaryDirectory()  # where tests of pipelines look for models, in place of the hub
+# What transformers 4 called them.
+FORMER = {
+    "BeamSampleDecoderOnlyOutput": transformers.generation.GenerateBeamDecoderOnlyOutput,
+    "BeamSearchDecoderOnlyOutput": transformers.generation.GenerateBeamDecoderOnlyOutput,
+    "GreedySearchDecoderOnlyOutput": transformers.generation.GenerateDecoderOnlyOutput,
+    "SampleDecoderOnlyOutput": transformers.generation.GenerateDecoderOnlyOutput,
+}
 NEEDS_CHECKOUT = "the source distribution has none of these tests: name a checkout of transformers"
 
 
@@ -124,4 +131,4 @@ def fill_in(name: str, seen: set[str]) -> None:
                 module = sys.modules[node.module] = types.ModuleType(node.module)
             for alias in node.names:
                 if not hasattr(module, alias.name):
-                    setattr(module, alias.name, type(alias.name, (Missing,), {}))
+                    setattr(module, alias.name, FORMER.get(alias.name) or type(alias.name, (Missing,), {}))
