@@ -7,6 +7,7 @@
     causal.py      causal language model
     vision.py      image classifier, optical flow
     music.py       symbolic audio
+    clips.py       multimodal autoencoder
 
 Nothing but the standard library serves it, and the page loads nothing from elsewhere.
 """

@@ -7,7 +7,9 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from perceiver.app.playground import Field, Output, Playground, with_progress
+import torch
+
+from perceiver.app.playground import Field, Output, Playground, coloured, seen_by_last, with_progress
 from perceiver.model.core.perceiver_ar import prompt_prefix_len
 
 MAX_CHARACTERS, MAX_NEW_TOKENS = 100_000, 2048
@@ -54,3 +56,6 @@ class ContinuationPlayground(Playground):
                 shown = decoded
         rate = len(new) / max(perf_counter() - start, 1e-9)
         yield {"kind": "note", "text": f"{len(new)} tokens, {rate:.1f} tokens/s"}
+        context = torch.cat([ids[0].cpu(), torch.tensor(new[:-1], dtype=torch.long)])
+        first, weights = seen_by_last(self.model, context)
+        yield coloured("What the last token was predicted from", tokenizer, context[first:].tolist(), weights)

@@ -7,8 +7,9 @@ A playground names its fields and has `run`, a generator of outputs: dictionarie
     stream     text, which is added to what came before
     image      title, url
     slider     titles and urls of pictures of one size, one over the other
+    frames     titles, rate, rows of addresses of pictures: videos beside each other
     roll       title, seconds, start of the continuation, notes [[start, end, pitch, weight], ...]
-    audio      url
+    audio      url; title and curve [[lowest, highest], ...] may be left out
     progress   text
     note       text
 """
@@ -19,11 +20,14 @@ import base64
 import binascii
 import io
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from perceiver.tasks import TASKS
 
@@ -41,6 +45,7 @@ PLAYGROUNDS = {
     "image-classifier": ("vision", "ImagePlayground"),
     "optical-flow": ("vision", "FlowPlayground"),
     "symbolic-audio": ("music", "MusicPlayground"),
+    "multimodal-autoencoder": ("clips", "ClipPlayground"),
 }
 
 
@@ -57,6 +62,7 @@ class Field:
         high: Largest number, or of a text its largest number of characters.
         step: Of a number. 1: it is an integer.
         accept: Kinds of files.
+        optional: Whether a file may be missing, which is b"" then.
     """
 
     name: str
@@ -67,6 +73,7 @@ class Field:
     high: float = 1
     step: float = 1
     accept: str = ""
+    optional: bool = False
 
     def read(self, values: Mapping[str, Any]) -> Any:
         """The value of the field: a string, the bytes of a file, or a number.
@@ -79,6 +86,8 @@ class Field:
             if not isinstance(value, int | float) or not self.low <= value <= self.high:
                 raise ValueError(f"{self.label}: {value!r} must be a number in [{self.low}, {self.high}]")
             return int(value) if self.step == 1 else float(value)
+        if self.optional and not value:
+            return b""
         if not isinstance(value, str) or not value:
             raise ValueError(f"{self.label}: {'choose a file' if self.kind == 'file' else 'give a text'}")
         if self.kind == "text":
@@ -100,7 +109,7 @@ class Playground:
     """
 
     fields: list[Field]
-    hint: ClassVar[str] = ""
+    hint: str = ""
 
     def __init__(self, folder: str, task: str):
         from transformers import pipeline
@@ -138,6 +147,7 @@ def open_playground(folder: str) -> Playground:
     from transformers import PreTrainedConfig
 
     import perceiver.model.audio.symbolic
+    import perceiver.model.multimodal.autoencoder
     import perceiver.model.text.classifier
     import perceiver.model.text.clm
     import perceiver.model.text.mlm
@@ -155,10 +165,41 @@ def open_playground(folder: str) -> Playground:
     return playground
 
 
+@contextmanager
+def uploaded(content: bytes, suffix: str) -> Iterator[Path]:
+    """An upload as a file, for readers that want one."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"upload{suffix}"
+        file.write_bytes(content)
+        yield file
+
+
 def seen_by_outputs(maps: Mapping[str, Tensor]) -> Tensor:
     """How much each output takes of each input by way of the latents (B, O, M), see docs/attention-maps.md"""
     to_latents = maps["encoder.cross_attention.0"].mean(dim=1)  # B N M
     return maps["decoder.cross_attention"].mean(dim=1) @ to_latents
+
+
+def seen_by_last(model: Any, ids: Tensor) -> tuple[int, Tensor]:
+    """What the last token of a Perceiver AR's window looks at, in the cross-attention.
+
+    Args:
+        model: The model.
+        ids: Tokens (n,).
+
+    Returns:
+        How many tokens are before the window; weights (m,) of those in it, the mean over heads.
+    """
+    import torch
+
+    from perceiver.model.core.attention_maps import record_attention
+
+    backend = model.backend_model
+    window = ids[-backend.max_seq_len :]
+    prefix_len = max(len(window) - backend.max_latents, 0)
+    with torch.no_grad(), record_attention(model, "cross_attention") as maps:
+        backend(window[None].to(model.device), prefix_len)
+    return len(ids) - len(window), maps["cross_attention"][0, :, -1].mean(dim=0).float().cpu()
 
 
 def with_progress(generate: Callable[..., Any]) -> Iterator[Any]:
@@ -205,6 +246,14 @@ def with_progress(generate: Callable[..., Any]) -> Iterator[Any]:
     finally:
         stopped.set()
         thread.join()
+
+
+def coloured(title: str, tokenizer: Any, ids: list[int], weights: Tensor) -> Output:
+    """Tokens with their weights (n,), the largest of which has the full colour."""
+    # not decode: bytes of one character would be of no text
+    tokens = [str(tokenizer.convert_ids_to_tokens(i)) for i in ids]
+    parts = [list(part) for part in zip(tokens, (weights / weights.max()).tolist(), strict=True)]
+    return {"kind": "weights", "title": title, "parts": parts}
 
 
 def data_url(content: bytes, media_type: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from perceiver.app.playground import Field, Output, Playground, seen_by_outputs
+from perceiver.app.playground import Field, Output, Playground, coloured, seen_by_outputs
 from perceiver.model.core.attention_maps import record_attention
 from perceiver.model.text.mlm.mask_filler import with_mask_tokens
 
@@ -34,15 +34,7 @@ class TextPlayground(Playground):
         seen = seen_by_outputs(maps)[0]  # O M
         if mask_token_id is not None:
             seen = seen[ids == mask_token_id]
-        # not decode: bytes of one character would be of no text
-        tokens = [self.pipeline.tokenizer.convert_ids_to_tokens(i) for i in ids.tolist()]
-        tokens = [t if isinstance(t, str) else str(t) for t in tokens]
-        weights = seen.mean(dim=0).float()
-        return {
-            "kind": "weights",
-            "title": "What it looks at",
-            "parts": [list(part) for part in zip(tokens, (weights / weights.max()).tolist(), strict=True)],
-        }
+        return coloured("What it looks at", self.pipeline.tokenizer, ids.tolist(), seen.mean(dim=0).float())
 
 
 class MaskPlayground(TextPlayground):

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from contextlib import closing
+from itertools import islice, pairwise
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
+import PIL.ImageDraw
 import torch
 from einops import rearrange
 
-from perceiver.app.playground import Field, Output, Playground, picture, seen_by_outputs
+from perceiver.app.playground import Field, Output, Playground, picture, seen_by_outputs, uploaded
 from perceiver.model.core.attention_maps import record_attention
 from perceiver.processing.optical_flow import render_optical_flow
 from perceiver.processing.pillow import converted_image
+from perceiver.processing.video import read_video_frames, read_video_rate
 
-MAX_PIXELS = 16_000_000
+MAX_PIXELS, MAX_FRAMES = 16_000_000, 32
 HEAT = np.array([225.0, 60.0, 20.0])  # the colour of large weights
+ARROW = (225, 40, 40)
 
 
-def image_field(name: str, label: str) -> Field:
-    return Field(name, label, "file", accept="image/*")
+def image_field(name: str, label: str, *, optional: bool = False) -> Field:
+    return Field(name, label, "file", accept="image/*", optional=optional)
 
 
 def read_picture(content: bytes, label: str, *, single_channel: bool = False) -> PIL.Image.Image:
@@ -73,14 +78,53 @@ class ImagePlayground(Playground):
 class FlowPlayground(Playground):
     """Optical flow: how the pixels of one frame move to the next one."""
 
-    fields = [image_field("first", "First frame"), image_field("second", "Second frame")]
+    hint = "Two frames, or the beginning of a video."
+    fields = [
+        image_field("first", "First frame", optional=True),
+        image_field("second", "Second frame", optional=True),
+        Field("video", "Video", "file", accept="video/*", optional=True),
+        Field("num_frames", "Frames of the video", value=6, low=2, high=MAX_FRAMES),
+    ]
 
-    def run(self, first: bytes, second: bytes) -> Iterator[Output]:  # type: ignore[override]
-        frames = read_picture(first, "First frame"), read_picture(second, "Second frame")
-        yield {"kind": "progress", "text": "computing the flow"}
-        flow: Any = self.pipeline(tuple(np.asarray(frame) for frame in frames))
+    def run(  # type: ignore[override]
+        self, first: bytes, second: bytes, video: bytes, num_frames: int
+    ) -> Iterator[Output]:
+        if video:
+            with uploaded(video, ".mp4") as file, closing(read_video_frames(file)) as all_frames:
+                frames, rate = list(islice(all_frames, num_frames)), read_video_rate(file)
+            if len(frames) < 2:
+                raise ValueError("Video: it has only one frame")
+        else:
+            if not (first and second):
+                raise ValueError("choose two frames, or a video")
+            pictures = read_picture(first, "First frame"), read_picture(second, "Second frame")
+            frames, rate = [np.asarray(frame) for frame in pictures], 1.0
+        flows: list[npt.NDArray[np.float32]] = []
+        for pair in pairwise(frames):
+            yield {"kind": "progress", "text": f"computing flow {len(flows) + 1} of {len(frames) - 1}"}
+            flows.append(self.pipeline(pair))
         urls = [picture(frame) for frame in frames]
-        yield {"kind": "slider", "titles": ["first frame", "second frame"], "urls": urls}
-        lengths = np.linalg.norm(flow, axis=-1)
-        title = f"Flow: {lengths.mean():.2f} pixels on average, at most {lengths.max():.2f}"
-        yield {"kind": "image", "title": title, "url": picture(render_optical_flow(flow))}
+        if not video:
+            yield {"kind": "slider", "titles": ["first frame", "second frame"], "urls": urls}
+        lengths = np.linalg.norm(flows, axis=-1)
+        yield {"kind": "note", "text": f"{lengths.mean():.2f} pixels on average, at most {lengths.max():.2f}"}
+        colours = [picture(render_optical_flow(flow)) for flow in flows]
+        drawn = [picture(with_arrows(frame, flow)) for frame, flow in zip(frames, flows, strict=False)]
+        yield {"kind": "frames", "titles": ["flow in colours", "arrows"], "rate": rate, "rows": [colours, drawn]}
+
+
+def with_arrows(frame: npt.NDArray[np.uint8], flow: npt.NDArray[np.float32]) -> PIL.Image.Image:
+    """A frame (H, W, 3) with arrows along its flow (H, W, 2), x and y. The longest is as long as they are apart."""
+    height, width = flow.shape[:2]
+    scale = max(1, round(480 / max(height, width)))
+    image = PIL.Image.fromarray(frame).resize((scale * width, scale * height))
+    draw, apart = PIL.ImageDraw.Draw(image), max(scale * max(height, width) // 20, 8)
+    stretch = apart / max(float(np.linalg.norm(flow, axis=-1).max()), 1e-9)
+    for y in range(apart // 2, image.height, apart):
+        for x in range(apart // 2, image.width, apart):
+            dx, dy = stretch * flow[y // scale, x // scale]
+            tip = x + dx, y + dy
+            head = [(tip[0] - 0.3 * (dx + s * dy), tip[1] - 0.3 * (dy - s * dx)) for s in (0.6, -0.6)]
+            draw.line([(x, y), tip], fill=ARROW, width=2)
+            draw.line([head[0], tip, head[1]], fill=ARROW, width=2)
+    return image

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain, pairwise
 from operator import length_hint
@@ -26,7 +27,7 @@ Frame = npt.NDArray[np.uint8]  # H W 3
 
 def read_video_frames(
     path: str | PathLike[str], frame_shape: tuple[int, int] | None = None, *, progress: bool = False
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Yields the frames of a video, as they are to be looked at: a video of a rotated camera is turned upright.
 
     Args:
@@ -43,23 +44,34 @@ def read_video_frames(
     """
     if frame_shape is not None and min(frame_shape) < 1:
         raise ValueError(f"frame_shape={frame_shape} must be a height and a width, both at least 1")
+    return _read_frames(_existing(path), frame_shape, progress)
+
+
+def _existing(path: str | PathLike[str]) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no video {path}")
-    return _read_frames(Path(path), frame_shape, progress)
+    return Path(path)
 
 
-def _read_frames(path: Path, frame_shape: tuple[int, int] | None, progress: bool) -> Iterator[Frame]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The container of a file that has a video. What can't be read while it is open is a `ValueError`."""
     av = import_av()
     try:
         with av.open(path) as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no video in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in _bar(container.decode(stream), path, stream.frames or None, progress):
-                yield _upright(frame, frame_shape)
+            yield container
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} is no video, or it is damaged: {error}") from error
+
+
+def _read_frames(path: Path, frame_shape: tuple[int, int] | None, progress: bool) -> Generator[Frame, None, None]:
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in _bar(container.decode(stream), path, stream.frames or None, progress):
+            yield _upright(frame, frame_shape)
 
 
 def _upright(frame: av.VideoFrame, shape: tuple[int, int] | None) -> Frame:
@@ -76,6 +88,39 @@ def read_video_frame_pairs(
 ) -> Iterator[tuple[Frame, Frame]]:
     """Yields consecutive frames (0, 1), (1, 2), ... of a video, arguments and errors as `read_video_frames`."""
     return pairwise(read_video_frames(path, frame_shape, progress=progress))
+
+
+def read_video_rate(path: str | PathLike[str]) -> float:
+    """Frames per second of a video, errors as `read_video_frames`."""
+    with _opened(_existing(path)) as container:
+        return float(container.streams.video[0].average_rate or 25)
+
+
+def read_audio(path: str | PathLike[str], rate: int, num_samples: int) -> npt.NDArray[np.float32] | None:
+    """The beginning of a video's sound, its channels mixed.
+
+    Args:
+        path: a file.
+        rate: samples per second that it is resampled to.
+        num_samples: how many are read.
+
+    Returns:
+        Samples (n,) from -1 to 1, silence after the end; None if the video has no sound. Errors as `read_video_frames`.
+    """
+    av = import_av()
+    samples = np.zeros(num_samples, np.float32)
+    with _opened(_existing(path)) as container:
+        if not container.streams.audio:
+            return None
+        resampler, num_read = av.AudioResampler(format="flt", layout="mono", rate=rate), 0
+        for frame in chain(container.decode(audio=0), [None]):  # None: what the resampler still holds
+            for resampled in resampler.resample(frame):
+                part = resampled.to_ndarray()[0, : num_samples - num_read]
+                samples[num_read : num_read + len(part)] = part
+                num_read += len(part)
+            if num_read == num_samples:
+                break
+    return samples.clip(-1, 1)
 
 
 def write_video(

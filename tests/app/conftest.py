@@ -17,7 +17,7 @@ from perceiver.model.huggingface.model import text_tokenizer
 from perceiver.model.text import classifier, clm, mlm, token_classifier
 from perceiver.model.vision import image_classifier, optical_flow
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
-from tests.huggingface.tasks import LATENTS, optical_flow_model
+from tests.huggingface.tasks import LATENTS, autoencoder_model, optical_flow_model
 from tests.tokenizers import byte_tokenizer
 
 LAYERS: dict[str, Any] = {
@@ -69,6 +69,11 @@ def model_of(task: str) -> Any:
             )
             images = image_classifier.ImageClassifierConfig(encoder, ClassificationDecoderConfig(**classes), **LATENTS)
             return image_classifier.PerceiverImageClassifier(image_classifier.PerceiverImageClassifierConfig(images))
+        case "multimodal-autoencoder":
+            model: Any = autoencoder_model()
+            with torch.no_grad():  # pixels that are no black
+                model.backend_model.decoder.output_adapter.heads["video"].bias += 0.5
+            return model
     return optical_flow_model()
 
 

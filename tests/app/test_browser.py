@@ -1,67 +1,35 @@
-"""The local page in a real browser, headless Chromium: clicks through every playground, and what it shows.
-
-Pictures of the page are kept in $PERCEIVER_SCREENSHOTS, if that is set. Needs the Debian packages chromium and
-chromium-driver, and selenium.
-"""
+"""The local page in a real browser, headless Chromium: clicks through every playground, and what it shows."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from transformers import pipeline
+import torch
+from transformers import AutoModel, pipeline
 
+from perceiver.app.clips import read_clip
 from perceiver.app.server import AppServer
 from perceiver.tasks import TASKS
+from tests.app.chromium import all_of, chromium, needs_chromium, picture, wait
 from tests.app.test_server import MIDI, png
+from tests.clips import write_clip
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="there is no Chromium: apt-get install chromium chromium-driver"
-    ),
-]
-SECONDS = 60
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def browser(server: AppServer) -> Iterator[Any]:
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    options = ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,1100"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options, ChromeService(str(DRIVER)))
-    try:
-        driver.get(server.url)
+    with chromium(server.url) as driver:
         yield driver
-        severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        assert severe == [], "errors in the browser's console"
-    finally:
-        driver.quit()
-
-
-def wait(browser: Any, condition: Any) -> Any:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, SECONDS, poll_frequency=0.05).until(condition)
 
 
 def choose(browser: Any, task: str) -> None:
     (button,) = wait(browser, lambda b: [e for e in all_of(b, "nav button") if e.text == TASKS[task].title])
     button.click()
-
-
-def all_of(browser: Any, selector: str) -> list[Any]:
-    found: list[Any] = browser.find_elements("css selector", selector)
-    return found
 
 
 def give(browser: Any, **values: str) -> None:
@@ -82,12 +50,6 @@ def run(browser: Any, name: str, expected: str = "done") -> None:
 
 def state(browser: Any) -> Any:
     return browser.execute_script("return document.body.dataset.state")
-
-
-def picture(browser: Any, name: str) -> None:
-    if folder := os.environ.get("PERCEIVER_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 def bars(browser: Any) -> list[tuple[str, float]]:
@@ -179,10 +141,29 @@ def test_optical_flow(browser: Any, tmp_path: Path) -> None:
     give(browser, first=str(files[0]), second=str(files[1]))
     run(browser, "optical-flow")
     sizes = [(e.get_property("naturalWidth"), e.get_property("naturalHeight")) for e in all_of(browser, "main img")]
-    assert sizes == [(9, 7)] * 3
+    assert sizes == [(9, 7)] * 3 + [(477, 371)]  # frames, flow, arrows
     (slider,) = all_of(browser, "main input[type=range]")
     browser.execute_script("arguments[0].value = 0.25; arguments[0].oninput()", slider)
     assert all_of(browser, ".over img")[1].value_of_css_property("opacity") == "0.25"
+
+
+def test_a_clip(browser: Any, folders: dict[str, str], tmp_path: Path) -> None:
+    frames = [np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8) for i in range(2)]
+    write_clip(tmp_path / "a.mkv", frames, 10, np.sin(np.arange(1600) / 40), 8000)
+    choose(browser, "multimodal-autoencoder")
+    give(browser, clip=str(tmp_path / "a.mkv"), top_k="3")
+    run(browser, "multimodal-autoencoder")
+    video, rate, sound = read_clip(tmp_path / "a.mkv", (2, 4, 6, 3), 12)
+    assert sound is not None and rate == 10
+    with torch.no_grad():
+        model = AutoModel.from_pretrained(folders["multimodal-autoencoder"])
+        expected = model(torch.from_numpy(video)[None], torch.from_numpy(sound)[None]).logits.softmax(dim=-1)
+    assert [p for _, p in bars(browser)] == pytest.approx(sorted(expected[0].tolist(), reverse=True), abs=1e-4)
+    before = [image.get_property("src") for image in all_of(browser, "figure img")]
+    (slider,) = all_of(browser, "main input[type=range]")
+    browser.execute_script("arguments[0].value = 1; arguments[0].oninput()", slider)
+    after = [image.get_property("src") for image in all_of(browser, "figure img")]
+    assert len(set(before + after)) == 4 and len(all_of(browser, "audio")) == 2
 
 
 def test_music(browser: Any, folders: dict[str, str]) -> None:
@@ -191,7 +172,9 @@ def test_music(browser: Any, folders: dict[str, str]) -> None:
     run(browser, "symbolic-audio")
     generate = pipeline("symbolic-audio-generation", model=folders["symbolic-audio"])
     notes = generate(str(MIDI), max_prompt_length=40, max_new_tokens=50)["generated_audio_midi"].instruments[0].notes
-    assert len(all_of(browser, "svg rect")) == len(notes) + 1  # and the line where the continuation begins
+    assert (
+        len(all_of(browser, "svg:first-of-type rect")) == len(notes) + 1
+    )  # and the line where the continuation begins
     assert all_of(browser, "h2")[0].text.startswith(f"{len(notes)} notes, ")
     (audio,) = all_of(browser, "audio")
     assert wait(browser, lambda b: audio.get_property("duration")) > 0.1

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 
+from perceiver.app.clips import read_clip
+from perceiver.app.music import looked_at as notes_looked_at
 from perceiver.app.playground import PLAYGROUNDS, Field, open_playground, with_progress
 from perceiver.app.server import PAGE, AppServer, main
-from perceiver.processing.midi import decode_midi
+from perceiver.app.vision import with_arrows
+from perceiver.processing.midi import NOTE_OFF, TIME_SHIFT, VELOCITY, decode_midi
+from perceiver.processing.video import read_video_frame_pairs, write_video
 from perceiver.scripts import main as command
 from perceiver.tasks import TASKS
+from tests.clips import write_clip
 
 INDEX = {task: index for index, task in enumerate(PLAYGROUNDS)}
 MIDI = Path(__file__).parent.parent / "golden" / "midi" / "plain.mid"
@@ -55,6 +61,10 @@ def png(shape: tuple[int, int], seed: int = 0) -> bytes:
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def pixels(url: str) -> np.ndarray:
+    return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))).astype(int)
 
 
 def test_models_are_described(server: AppServer, folders: dict[str, str]) -> None:
@@ -100,7 +110,7 @@ def test_entities_are_those_of_the_pipeline(server: AppServer, folders: dict[str
 
 def test_a_continuation_is_that_of_the_pipeline(server: AppServer, folders: dict[str, str]) -> None:
     values = {"text": "once upon", "num_tokens": 20, "num_latents": 4, "temperature": 0, "top_k": 1}
-    prompt, *stream, note = run(server, "clm", **values)
+    prompt, *stream, note, looked_at = run(server, "clm", **values)
     assert [part[0] for part in prompt["parts"]] == ["once ", "upon"]
     text_generation = pipeline("text-generation", model=folders["clm"])
     (expected,) = text_generation(
@@ -110,6 +120,8 @@ def test_a_continuation_is_that_of_the_pipeline(server: AppServer, folders: dict
     assert text == expected["generated_text"][: len(text)] and len(stream) > 1
     assert expected["generated_text"][len(text) :].strip("\ufffd") == ""  # bytes of a character that is not complete
     assert re.fullmatch(r"20 tokens, [\d.]+ tokens/s", note["text"])
+    assert len(looked_at["parts"]) == len("once upon") + 19 and max(part[1] for part in looked_at["parts"]) == 1.0
+    assert "".join(part[0] for part in looked_at["parts"]).startswith("once upon")
 
 
 def test_images_are_classified_as_by_the_pipeline(server: AppServer, folders: dict[str, str]) -> None:
@@ -124,25 +136,95 @@ def test_images_are_classified_as_by_the_pipeline(server: AppServer, folders: di
 
 def test_flow_is_that_of_the_pipeline(server: AppServer, folders: dict[str, str]) -> None:
     frames = [png((7, 9), seed) for seed in (0, 1)]
-    _, slider, flow = run(server, "optical-flow", first=encoded(frames[0]), second=encoded(frames[1]))
+    values = {"first": encoded(frames[0]), "second": encoded(frames[1]), "num_frames": 2}
+    _, slider, note, flow = run(server, "optical-flow", **values)
     assert slider["titles"] == ["first frame", "second frame"]
+    assert flow["titles"] == ["flow in colours", "arrows"] and "pixels on average" in note["text"]
     pair = tuple(np.asarray(PIL.Image.open(io.BytesIO(frame))) for frame in frames)
     expected = pipeline("optical-flow", model=folders["optical-flow"])(pair, render=True)
-    shown = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(flow["url"].split(",")[1]))))
-    np.testing.assert_allclose(shown.astype(int), expected.astype(int), atol=1)
+    (colours,), (arrows,) = flow["rows"]
+    np.testing.assert_allclose(pixels(colours), expected.astype(int), atol=1)
+    assert pixels(arrows).shape == (7 * 53, 9 * 53, 3)
+
+
+def test_flow_of_a_video(server: AppServer, folders: dict[str, str], tmp_path: Path) -> None:
+    frames = [np.random.default_rng(i).integers(0, 256, (8, 10, 3), dtype=np.uint8) for i in range(4)]
+    write_video(tmp_path / "a.mp4", frames, fps=5)
+    content = encoded((tmp_path / "a.mp4").read_bytes())
+    *progress, _, flow = run(server, "optical-flow", video=content, num_frames=3)
+    assert [output["text"] for output in progress] == ["computing flow 1 of 2", "computing flow 2 of 2"]
+    pairs = list(islice(read_video_frame_pairs(tmp_path / "a.mp4"), 2))
+    expected = pipeline("optical-flow", model=folders["optical-flow"])(pairs, render=True)
+    for shown, image in zip(flow["rows"][0], expected, strict=True):
+        np.testing.assert_allclose(pixels(shown), image.astype(int), atol=1)
+    assert flow["rate"] == 5 and len(flow["rows"][1]) == 2
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_arrows_point_along_the_flow(transposed: bool) -> None:
+    flow = np.zeros((40, 40, 2), np.float32)
+    flow[21, 21, int(transposed)] = 2  # right, or down
+    image = np.asarray(with_arrows(np.zeros((40, 40, 3), np.uint8), flow)).any(axis=-1)
+    image = image.T if transposed else image
+    assert image.shape == (480, 480)  # 12 x 12 for a pixel; 21 * 12 = 252
+    assert image[252, 252:275].all() and not image[252, 235:249].any()
+    assert image[240:264, 264:275].sum() > 30 > image[240:264, 232:249].sum()  # the head
+
+
+def test_a_clip_is_reconstructed_as_by_the_model(server: AppServer, folders: dict[str, str], tmp_path: Path) -> None:
+    frames = [np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8) for i in range(3)]
+    write_clip(tmp_path / "a.mkv", frames, 10, np.linspace(-0.8, 0.8, 2000, dtype=np.float32), 8000)
+    content = encoded((tmp_path / "a.mkv").read_bytes())
+    *progress, video, before, after, bars = run(server, "multimodal-autoencoder", clip=content, top_k=2)
+    assert [output["text"] for output in progress] == ["encoding", "decoding frame 1 of 2", "decoding frame 2 of 2"]
+    model = AutoModel.from_pretrained(folders["multimodal-autoencoder"])
+    given, rate, sound = read_clip(tmp_path / "a.mkv", (2, 4, 6, 3), 12)
+    assert sound is not None
+    with torch.no_grad():
+        output = model(torch.from_numpy(given)[None], torch.from_numpy(sound)[None])
+    for row, expected in zip(video["rows"], (given, output.video[0].numpy()), strict=True):
+        for shown, image in zip(row, expected, strict=True):
+            np.testing.assert_allclose(pixels(shown), 255 * image.clip(0, 1), atol=1)
+    assert [before["title"], after["title"]] == ["Sound of the clip", "Sound of the reconstruction"]
+    lowest = [low for low, _ in after["curve"]]
+    np.testing.assert_allclose(lowest, output.audio[0].numpy(), atol=1e-4)
+    probabilities = output.logits[0].softmax(dim=-1).topk(2)
+    assert [row[0] for row in bars["rows"]] == [f"LABEL_{i}" for i in probabilities.indices.tolist()]
+    assert [row[1] for row in bars["rows"]] == pytest.approx(probabilities.values.tolist(), abs=1e-5)
+    assert rate == video["rate"] == 10
+
+
+def test_a_silent_clip(server: AppServer, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [np.zeros((8, 12, 3), np.uint8)] * 2)
+    content = encoded((tmp_path / "a.mp4").read_bytes())
+    outputs = run(server, "multimodal-autoencoder", clip=content, top_k=2)
+    assert [o["title"] for o in outputs if o["kind"] == "audio"] == ["Sound of the reconstruction"]
+    assert any("The clip has no sound" in o["text"] for o in outputs if o["kind"] == "note")
 
 
 def test_a_piece_is_continued_as_by_the_pipeline(server: AppServer, folders: dict[str, str]) -> None:
     values = {"prompt": 40, "num_tokens": 60, "temperature": 0}
     outputs = run(server, "symbolic-audio", midi=encoded(MIDI.read_bytes()), **values)
     assert outputs[0] == {"kind": "progress", "text": "0 of 60 tokens"}
-    (roll,) = [output for output in outputs if output["kind"] == "roll"]
+    roll = next(output for output in outputs if output["kind"] == "roll")
     generate = pipeline("symbolic-audio-generation", model=folders["symbolic-audio"])
     expected = generate(str(MIDI), max_prompt_length=40, max_new_tokens=60)["generated_audio_midi"]
     notes = [(n.start, n.end, n.pitch) for n in expected.instruments[0].notes]
     assert [tuple(note[:3]) for note in roll["notes"]] == notes and len(notes) > 3
-    assert outputs[-1]["kind"] == "audio" and outputs[-1]["url"].startswith("data:audio/wav;base64,UklGR")
+    audio, looked_at = outputs[-2:]
+    assert audio["kind"] == "audio" and audio["url"].startswith("data:audio/wav;base64,UklGR")
+    assert looked_at["title"].startswith("What the last event was predicted from: notes have ")
     assert decode_midi([]).get_end_time() < roll["start"] < roll["seconds"]
+
+
+def test_notes_have_the_weights_of_their_events() -> None:
+    # before the window: a note that ends in it; inside: 60 for a second, 64 that still sounds
+    ids = [50, VELOCITY + 3, TIME_SHIFT + 9, 60, TIME_SHIFT + 99, 60 + NOTE_OFF, 64, 50 + NOTE_OFF, TIME_SHIFT + 49]
+    weights = torch.tensor([0.05, 0.05, 0.2, 0.1, 0.1, 0.1, 0.1, 0.3])
+    roll = notes_looked_at(np.array(ids), 1, weights)
+    assert roll["seconds"] == pytest.approx(1.6)
+    assert np.array(roll["notes"]) == pytest.approx(np.array([[0.1, 1.1, 60, 1.0], [1.1, 1.6, 64, 1 / 3]]))
+    assert roll["title"].endswith("notes have 40% of the weight")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +239,14 @@ def test_a_piece_is_continued_as_by_the_pipeline(server: AppServer, folders: dic
         ("image-classifier", {"image": "?", "top_k": 3}, "Image: the upload is damaged"),
         ("image-classifier", {"image": encoded(b"GIF89a"), "top_k": 3}, "Image: the file is no image"),
         ("image-classifier", {"image": encoded(png((8, 8))[:90]), "top_k": 3}, "Image: the file is no image"),
-        ("optical-flow", {"first": encoded(png((4, 9))), "second": encoded(png((4, 9)))}, "at least|smaller"),
+        (
+            "optical-flow",
+            {"first": encoded(png((4, 9))), "second": encoded(png((4, 9))), "num_frames": 2},
+            "at least|smaller",
+        ),
+        ("optical-flow", {"first": encoded(png((7, 9))), "num_frames": 2}, "choose two frames, or a video"),
+        ("optical-flow", {"video": encoded(b"RIFF"), "num_frames": 2}, "is no video"),
+        ("multimodal-autoencoder", {"clip": encoded(b"RIFF"), "top_k": 2}, "is no video"),
         ("symbolic-audio", {"midi": encoded(b"MThd"), "prompt": 9, "num_tokens": 9, "temperature": 0}, "MIDI"),
     ],
 )

@@ -12,7 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from perceiver.processing.video import read_video_frame_pairs, read_video_frames, write_video
+from perceiver.processing.video import (
+    read_audio,
+    read_video_frame_pairs,
+    read_video_frames,
+    read_video_rate,
+    write_video,
+)
+from tests.clips import write_clip
 
 
 def video(shape: tuple[int, int] = (32, 48), count: int = 5) -> list[np.ndarray]:
@@ -110,9 +117,25 @@ def test_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_the_sound_of_a_video(tmp_path: Path) -> None:
+    tone = 0.7 * np.sin(2 * np.pi * 40 * np.arange(4000) / 8000).astype(np.float32)  # half a second
+    write_clip(tmp_path / "a.mkv", video(), 10, tone, 8000)
+    assert read_video_rate(tmp_path / "a.mkv") == 10
+    same = read_audio(tmp_path / "a.mkv", 8000, 300)
+    assert same is not None and same.dtype == np.float32
+    np.testing.assert_allclose(same, tone[:300], atol=1e-4)
+    half = read_audio(tmp_path / "a.mkv", 4000, 2500)
+    assert half is not None and half.shape == (2500,) and not half[2000:].any()  # silence after its end
+    np.testing.assert_allclose(half[100:1900], tone[200:3800:2], atol=0.01)  # the filter needs a start and an end
+    write_video(tmp_path / "b.mp4", video(), fps=12.5)
+    assert read_audio(tmp_path / "b.mp4", 8000, 300) is None and read_video_rate(tmp_path / "b.mp4") == 12.5
+
+
 def test_reading_what_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no video .*a.mp4"):
         read_video_frames(tmp_path / "a.mp4")  # at once, not when the first frame is taken
+    with pytest.raises(FileNotFoundError, match=r"there is no video .*a.mp4"):
+        read_audio(tmp_path / "a.mp4", 8000, 10)
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"a.mp4 is no video, or it is damaged"):
         next(read_video_frames(tmp_path / "a.mp4"))
