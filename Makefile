@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-clm test test-slow test-versions lint types compat docs docs-serve notebooks api check gpu format release
+.PHONY: help install demo demo-clm test test-slow test-browser test-versions lint types compat playground docs docs-serve notebooks api check gpu format release
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ test: $(STAMP)  ## the fast tests, offline
 test-slow: $(STAMP)  ## the tests that take long
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
 
+test-browser: $(STAMP)  ## the app and the playground in Chromium; skipped where it is missing
+	$(BIN)/python -m pytest -m slow tests/app -rs
+
 test-versions:  ## the fast tests on each Python at hand, with lowest and newest dependencies (hours)
 	$(PYTHON) .ci/versions.py
 
@@ -57,12 +60,19 @@ $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS),docs]'
 	touch $@
 
+PLAYGROUND = $(if $(wildcard build/playground/models.json),--playground build/playground)
+CLM ?= logs/demo-clm/model
+MLM ?= logs/demo/model
+
+playground: $(STAMP)  ## make the models of the site's playground (run demo and demo-clm first), for the next `make docs`
+	$(BIN)/python docs/build_playground.py --clm $(CLM) --mlm $(MLM)
+
 # Without REPOSITORY, links to files that are no pages are plain text.
 docs: $(DOCS_STAMP)  ## build the documentation site in build/site: broken links and unknown names fail
-	$(BIN)/python docs/build_site.py $(if $(REPOSITORY),--repository '$(REPOSITORY)')
+	$(BIN)/python docs/build_site.py $(if $(REPOSITORY),--repository '$(REPOSITORY)') $(PLAYGROUND)
 
 docs-serve: $(DOCS_STAMP)  ## show the site at http://localhost:8000; start it again after a change
-	$(BIN)/python docs/build_site.py --serve
+	$(BIN)/python docs/build_site.py --serve $(PLAYGROUND)
 
 notebooks: $(DOCS_STAMP)  ## write examples/notebooks/*.ipynb from their scripts, with what they print and draw
 	$(BIN)/python examples/notebooks/generate.py

@@ -1,6 +1,6 @@
 """Builds the documentation site: `make docs`, or `make docs-serve` to look at it while you write.
 
-    python docs/build_site.py [--serve] [--repository https://host/owner/name/blob/v1.2.3]
+    python docs/build_site.py [--serve] [--repository https://host/owner/name/blob/v1.2.3] [--playground FOLDER]
 
 Pages are those of docs/, the README and the other Markdown files of the repository, in the order of docs/site.yml; the
 API reference has every name of tests/contract/public_names.txt. They are copied to build/docs with links that fit the
@@ -8,7 +8,8 @@ site, and Zensical makes build/site of them, with llms.txt and the pages' Markdo
 in no section, a broken link, an unknown anchor or name, a docstring that doesn't fit its signature, and anything that a
 page would load from another host is an error.
 
-`--repository` is where files are shown that are no pages. Without it, links to them are plain text.
+`--repository` is where files are shown that are no pages. Without it, links to them are plain text. `--playground` is
+what docs/build_playground.py made. Without it, the page docs/playground.md says that it has no models.
 """
 
 import argparse
@@ -35,6 +36,7 @@ LOADED = re.compile(
 )
 # A picture in the text of a link is a link itself.
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+PLAYGROUND = '<div id="play"></div>'  # where docs/playground.md has what it runs
 
 
 class Problem(Exception):
@@ -123,7 +125,23 @@ def pages_of(nav: Any) -> list[str]:
     return [page for entry in (nav.values() if isinstance(nav, dict) else nav) for page in pages_of(entry)]
 
 
-def stage(repository: str | None = None) -> None:
+def stage_playground(playground: Path | None) -> None:
+    """Lets the page docs/playground.md run its models, or say that it has none."""
+    page = STAGED / "playground.md"
+    if playground is None:
+        there = "*This build of the site has no models.*"
+    elif not (playground / "models.json").is_file():
+        raise Problem(f"{playground} has no models.json: it is not what docs/build_playground.py makes")
+    else:
+        shutil.copytree(playground, STAGED / "playground")
+        there = (
+            f'<link rel="stylesheet" href="playground/playground.css">{PLAYGROUND}'
+            '<script type="module" src="playground/playground.js"></script>'
+        )
+    page.write_text(page.read_text(encoding="utf-8").replace(PLAYGROUND, there), encoding="utf-8")
+
+
+def stage(repository: str | None = None, playground: Path | None = None) -> None:
     """Writes build/docs and build/mkdocs.yml."""
     shutil.rmtree(STAGED, ignore_errors=True)
     pages = sources()
@@ -135,6 +153,7 @@ def stage(repository: str | None = None) -> None:
             text = (ROOT / source).read_text(encoding="utf-8")
         (STAGED / page).write_text(relink(text, source, pages, repository), encoding="utf-8")
     shutil.copytree(ROOT / "docs" / "images", STAGED / "images", ignore=shutil.ignore_patterns("*.py"))
+    stage_playground(playground)
     (STAGED / "api").mkdir()
     for module, names in public_names().items():
         (STAGED / "api" / f"{module}.md").write_text(api_page(module, names), encoding="utf-8")
@@ -208,25 +227,27 @@ def zensical(*arguments: str) -> None:
         raise Problem("a docstring doesn't fit its signature" if warnings else f"zensical {arguments[0]} failed")
 
 
-def build(repository: str | None = None) -> None:
-    stage(repository)
+def build(repository: str | None, playground: Path | None) -> None:
+    stage(repository, playground)
     zensical("build", "--clean", "--strict")
     check_loads_nothing_from_elsewhere(SITE)
     write_llms_txt(STAGED, SITE, yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
-    print(f"built {SITE / 'index.html'}")
+    without = "" if playground else ", without models in its playground: `make playground` makes them"
+    print(f"built {SITE / 'index.html'}{without}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Builds the documentation site in build/site.")
     parser.add_argument("--serve", action="store_true", help="show the site at http://localhost:8000 instead")
     parser.add_argument("--repository", metavar="URL", help="where files that are no pages are shown")
+    parser.add_argument("--playground", metavar="FOLDER", type=Path, help="what docs/build_playground.py made")
     arguments = parser.parse_args()
     try:
         if arguments.serve:
-            stage(arguments.repository)
+            stage(arguments.repository, arguments.playground)
             zensical("serve")
         else:
-            build(arguments.repository)
+            build(arguments.repository, arguments.playground)
     except Problem as problem:
         print(f"no site: {problem}", file=sys.stderr)
         return 1
