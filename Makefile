@@ -80,7 +80,7 @@ notebooks: $(DOCS_STAMP)  ## write examples/notebooks/*.ipynb from their scripts
 api: $(STAMP)  ## breaking changes of the public API since the last release
 	$(BIN)/python .ci/api.py
 
-check: test lint types compat docs api  ## all that CI runs
+check: test test-browser lint types compat docs api  ## all that CI runs
 
 # No environment is made where $(PYTHON) has a torch that sees the GPU. GPU_FLAGS: those of the script.
 gpu:  ## tests, benchmarks and a training on an NVIDIA GPU, in nine minutes, to benchmarks/results/gpu.md

@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 import yaml
 
+from perceiver.model.text import clm
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -96,6 +98,43 @@ def test_files_are_shown_by_the_repository() -> None:
 def test_a_broken_link() -> None:
     with pytest.raises(site.Problem, match=r"docs/data\.md: there is no nothing\.md"):
         site.relink("[a](nothing.md)", "docs/data.md", PAGES, None)
+
+
+def test_the_playground_has_models_or_says_that_it_has_none(staged: Path, tmp_path: Path) -> None:
+    page = staged / "docs" / "playground.md"
+    assert (
+        "*This build of the site has no models.*" in page.read_text("utf-8") and site.PLAYGROUND not in page.read_text()
+    )
+    source = (ROOT / "docs" / "playground.md").read_text("utf-8")
+    page.write_text(source, "utf-8")
+    (made := tmp_path / "made").mkdir()
+    with pytest.raises(site.Problem, match=r"made has no models\.json: it is not what docs/build_playground\.py makes"):
+        site.stage_playground(made)
+    (made / "models.json").write_text("{}")
+    site.stage_playground(made)
+    assert (staged / "docs" / "playground" / "models.json").is_file()
+    assert f'{site.PLAYGROUND}<script type="module" src="playground/playground.js">' in page.read_text("utf-8")
+
+
+def test_what_is_no_playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("docs/build_playground.py")
+    monkeypatch.setattr(module, "PLAYGROUND", tmp_path)
+    with pytest.raises(module.Problem, match="there is no model: give --clm or --mlm"):
+        module.build(None, None, None)
+    (archive := tmp_path / "a.tgz").write_bytes(b"no archive")
+    with pytest.raises(module.Problem, match=r"a\.tgz is no package onnxruntime-web@1\."):
+        module.write_runtime(archive)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(module.Problem, match="there is no npm to fetch onnxruntime-web"):
+        module.fetch_runtime(tmp_path)
+    with pytest.raises(module.Problem, match=r"--clm: .*none"):
+        module.load(str(tmp_path / "none"), "clm")
+    config = clm.CausalLanguageModelConfig(
+        vocab_size=37, max_seq_len=8, max_latents=4, num_channels=8, num_heads=2, num_self_attention_layers=1
+    )
+    clm.PerceiverCausalLanguageModel(clm.PerceiverCausalLanguageModelConfig(config)).save_pretrained(tmp_path / "words")
+    with pytest.raises(module.Problem, match="--clm: a vocabulary of 37 is not that of bytes, 262"):
+        module.load(str(tmp_path / "words"), "clm")
 
 
 def test_a_page_without_a_section(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,11 +29,11 @@ function softmax(logits, temperature = 1) {
 const best = (probabilities) => [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, SHOWN);
 
 function drawToken(logits, temperature) {
-  const probabilities = logits.slice();
-  for (let token = 0; token < NUM_SPECIAL; token++) probabilities[token] = -Infinity; // they are no text
-  if (temperature === 0) return best(probabilities)[0];
+  const masked = logits.map((logit, token) => (token < NUM_SPECIAL ? -Infinity : logit)); // special tokens are no text
+  if (temperature === 0) return best(masked)[0];
   let rest = Math.random();
-  return softmax(probabilities, temperature).findIndex((probability) => (rest -= probability) < 0);
+  const drawn = softmax(masked, temperature).findIndex((probability) => (rest -= probability) < 0);
+  return drawn < 0 ? best(masked)[0] : drawn; // probabilities may sum to a little less than 1
 }
 
 // --- models ---

@@ -25,7 +25,7 @@ from perceiver.model.text import clm
 from tests.app.chromium import all_of, chromium, needs_chromium, picture, wait
 from tests.test_site import load
 
-PROMPT, MASKED = "one two", "a_c d_f"
+PROMPT, MASKED = "a prompt with more bytes than latents", "a_c d_f"  # 36 and 32
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -130,17 +130,17 @@ pytestmark = [
 
 
 def test_continuation(browser: Any, folder: str) -> None:
-    give(browser, "clm", PROMPT, temperature=0, count=50)
+    give(browser, "clm", PROMPT, temperature=0, count=100)  # leaves all windows
     run(browser, "clm")
     model = clm.PerceiverCausalLanguageModel.from_pretrained(folder)
     ids = torch.tensor([[byte + 6 for byte in PROMPT.encode()]])
     output = model.generate(
-        ids, max_new_tokens=50, num_latents=7, do_sample=False, output_scores=True, return_dict_in_generate=True
+        ids, max_new_tokens=100, num_latents=32, do_sample=False, output_scores=True, return_dict_in_generate=True
     )
-    new = [int(token) for token in output.sequences[0, 7:]]
-    assert re.match(r"50 bytes, \d+ per second, the first one after ", all_of(browser, "#clm .status")[0].text)
+    new = [int(token) for token in output.sequences[0, ids.shape[1] :]]
+    assert re.match(r"100 bytes, \d+ per second, the first one after ", all_of(browser, "#clm .status")[0].text)
     marks = all_of(browser, "#clm .text span")
-    assert len(marks) == 50 and text(browser, "clm").startswith(PROMPT)
+    assert len(marks) == 100 and text(browser, "clm").startswith(PROMPT)
     marks[0].click()
     expected = output.scores[0][0].softmax(dim=0)
     if browser.precision == "float32":
