@@ -1,9 +1,9 @@
-"""Draws docs/images/attention-{text,image}.png: attention maps of small models, trained here.
+"""Draws docs/images/attention-{text,image,piano-roll}.png: attention maps of small models, trained here.
 
 python docs/images/attention_maps.py
 
-Two models, each trained for a minute or two: a classifier of made-up film reviews, whose label one word decides, and
-one of scikit-learn's handwritten digits.
+Three models, each trained for a minute or two: a classifier of made-up film reviews, whose label one word decides;
+one of scikit-learn's handwritten digits; and a Perceiver AR over the piano pieces that the library makes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -21,10 +22,13 @@ from torch import Tensor, nn
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from perceiver.data.audio.synthetic import read_piece
+from perceiver.model.audio import symbolic
 from perceiver.model.core.attention_maps import AttentionMaps, record_attention
 from perceiver.model.core.config import ClassificationDecoderConfig
 from perceiver.model.text import classifier, mlm
 from perceiver.model.vision import image_classifier
+from perceiver.processing.midi import NOTE_OFF, TIME_SHIFT, VELOCITY, encode_midi
 
 FOLDER = Path(__file__).parent
 COLOURS = "YlOrRd"
@@ -136,13 +140,53 @@ def draw_image() -> None:
     save(figure, "attention-image.png")
 
 
+def draw_piano_roll() -> None:
+    pieces = [piece for seed in range(100) if len(piece := np.array(encode_midi(read_piece(seed)))) > 200]
+    config = symbolic.SymbolicAudioModelConfig(
+        max_seq_len=192, max_latents=64, num_channels=64, num_heads=4, num_self_attention_layers=2, init_scale=0.05
+    )
+    model = symbolic.SymbolicAudioModel(config)
+
+    def sequences(some: list[Any], num_tokens: int) -> Tensor:
+        starts = [random.randrange(len(piece) - num_tokens) for piece in some]
+        return torch.stack([torch.tensor(p[s : s + num_tokens]) for p, s in zip(some, starts, strict=True)])
+
+    def loss() -> Tensor:
+        x = sequences(random.choices(pieces, k=16), 193)
+        return model.loss(x[:, 1:], x[:, :-1])
+
+    train(model, loss, 700, lr=4e-3)
+    piece = np.array(encode_midi(read_piece(1000)))[:192]  # one that training did not see
+    note_ons = np.flatnonzero(piece < NOTE_OFF)
+    position = int(note_ons[-1])  # its latent predicts what comes after the last note on
+    with torch.no_grad(), record_attention(model, "cross_attention") as maps:
+        model(torch.tensor(piece)[None], prefix_len=128)
+    weights = maps["cross_attention"][0, :, position - 128].mean(dim=0)  # M + N
+    time = np.cumsum(np.where((piece >= TIME_SHIFT) & (piece < VELOCITY), piece - TIME_SHIFT + 1, 0)) / 100
+    figure, ax = plt.subplots(figsize=(10, 3), dpi=90, layout="constrained")
+    notes = []
+    for on in note_ons:
+        off = on + np.flatnonzero(piece[on:] == piece[on] + NOTE_OFF)[:1]  # none: it still sounds
+        end = time[off[0]] if len(off) else time[-1]
+        notes.append((piece[on], time[on], end, weights[[on, *off]].sum().item()))
+    largest = max(share for *_, share in notes)
+    for pitch, start, end, share in notes:
+        color = plt.get_cmap(COLOURS)(share / largest)
+        ax.barh(pitch, end - start, left=start, height=0.9, color=color, ec="0.6")
+    ax.axvline(time[127], color="0.5", linestyle=":")
+    ax.text(time[127], piece[note_ons].max() + 1.5, " latents", color="0.4")
+    ax.plot(time[position], piece[position], "kv", markersize=9)
+    ax.set(xlabel="seconds", ylabel="pitch", ylim=(None, piece[note_ons].max() + 4))
+    save(figure, "attention-piano-roll.png")
+
+
 def save(figure: Any, name: str) -> None:
     figure.savefig(FOLDER / name, facecolor="white", pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    for draw in (draw_text, draw_image):
+    for draw in (draw_text, draw_image, draw_piano_roll):
         random.seed(0)
         torch.manual_seed(0)
         draw()
