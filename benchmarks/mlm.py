@@ -4,6 +4,7 @@ Both have the same random weights. Prints, for each case, median seconds of both
 what share of the machine's matrix-product rate ours reaches, and the peak memory of each beyond its parameters.
 
     python benchmarks/mlm.py [--threads 2] [--repeats 7]
+    python benchmarks/mlm.py --autocast    training steps in bfloat16 by autocast, beside float32: seconds and losses
 """
 
 from __future__ import annotations
@@ -73,6 +74,35 @@ def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
 
+def train_under_autocast(num_steps: int = 8) -> None:
+    """Two copies of a model learn one batch by heart, the one in float32, the other under autocast."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(6, 262, (1, TRAINING_LENGTH), generator=generator)
+    labels = torch.where(torch.rand(x.shape, generator=generator) < 0.15, x, -100)
+
+    def steps(model: mlm.MaskedLanguageModel, enabled: bool) -> Callable[[], float]:
+        optimizer = adamw(model)
+
+        def step() -> float:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss = model.train().loss(labels, x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    losses: dict[str, list[float]] = {"float32": [], "autocast": []}
+    ours = build("ours")
+    assert isinstance(ours, mlm.MaskedLanguageModel)
+    runs = {"float32": steps(copy.deepcopy(ours), False), "autocast": steps(ours, True)}
+    times = alternate({name: lambda n=name: losses[n].append(runs[n]()) for name in runs}, num_steps - 1)
+    for name in runs:
+        print(f"{name}: {statistics.median(times[name]):.2f} s, losses {', '.join(f'{x:.4f}' for x in losses[name])}")
+    print(f"autocast is {median_ratio(times['float32'], times['autocast']):.2f} times as fast")
+
+
 def memory(model_name: str, case: str) -> float:
     """Peak memory of one case, in a process of its own."""
     command = [sys.executable, __file__, "--memory", model_name, case, "--threads", str(torch.get_num_threads())]
@@ -95,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--autocast", action="store_true", help="training steps under autocast alone")
     parser.add_argument("--memory", nargs=2, metavar=("MODEL", "CASE"), help="print the peak memory of one case")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -103,6 +134,9 @@ def main() -> None:
         return
 
     print(machine())
+    if arguments.autocast:
+        train_under_autocast()
+        return
     fp32 = {name: build(name) for name in ("ours", "theirs")}
     bf16 = {name: copy.deepcopy(model).to(torch.bfloat16) for name, model in fp32.items()}
     models = {"fp32": fp32, "bf16": bf16}
