@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from perceiver.model.core.perceiver_ar import CausalSequenceModel, drop_prefix
+from perceiver.model.core.causal import CausalSequenceModel
+from perceiver.model.core.perceiver_ar import drop_prefix
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 Cache = list[list[Tensor]]

@@ -25,8 +25,8 @@ from timing import alternate
 from torch import Tensor, nn
 
 from perceiver.model.core.attention import attention
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.loss import token_cross_entropy
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.sampling import sample
 from perceiver.model.text import clm, mlm
 

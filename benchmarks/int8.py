@@ -26,8 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 import perceiver.model  # noqa: F401  registers the models
 from perceiver.data.text.pydoc import split_topics
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.evaluation import sequence_latents
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.text.clm.evaluation import evaluate_text
 
 FORMS = {"int8 weights": Int8WeightOnlyConfig, "int8 weights and activations": Int8DynamicActivationInt8WeightConfig}

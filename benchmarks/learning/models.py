@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.learning.tasks import Classification, NextTokens, Task
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.config import CausalSequenceModelConfig, DecoderConfig, EncoderConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, SelfAttention
 from perceiver.model.core.loss import token_cross_entropy
@@ -31,7 +32,7 @@ from perceiver.model.core.modules import (
     TokenInputAdapter,
     TrainableQueryProvider,
 )
-from perceiver.model.core.perceiver_ar import AttentionInputs, CausalSequenceModel
+from perceiver.model.core.perceiver_ar import AttentionInputs
 from perceiver.model.core.perceiver_io import init_parameters
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
 

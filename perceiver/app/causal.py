@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from perceiver.app.playground import Field, Output, Playground, coloured, seen_by_last, with_progress
-from perceiver.model.core.perceiver_ar import prompt_prefix_len
+from perceiver.model.core.causal import prompt_prefix_len
 
 MAX_CHARACTERS, MAX_NEW_TOKENS = 100_000, 2048
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.config import CausalSequenceModelConfig
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from tests.examples.scripts import load
 
 copy_task = load("training/copy/train.py")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CompileConfig
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.evaluation import score_tokens
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.sampling import sample
 from perceiver.model.text import clm, mlm
 from tests.model.helpers import mlm_config, randomise_vectors

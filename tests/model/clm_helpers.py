@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.text.clm.backend import CausalLanguageModel, CausalLanguageModelConfig
 from tests.model.helpers import GOLDEN, golden_parameters, randomise_vectors
 

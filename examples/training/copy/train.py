@@ -30,10 +30,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.config import CausalSequenceModelConfig
 from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.mask import AttentionMask
-from perceiver.model.core.perceiver_ar import AttentionInputs, CausalSequenceModel
+from perceiver.model.core.perceiver_ar import AttentionInputs
 from perceiver.scripts.lrs import CosineWithWarmupLR
 
 BOS = 256  # after the bytes

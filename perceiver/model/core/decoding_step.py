@@ -19,8 +19,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.attention import MultiHeadAttention
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.mask import AttentionMask
-from perceiver.model.core.perceiver_ar import AttentionInputs, CausalSequenceModel
+from perceiver.model.core.perceiver_ar import AttentionInputs
 
 
 class PastKeyValues:

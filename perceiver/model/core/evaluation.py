@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import check_range
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.sampling import evaluation_mode
 
 

@@ -12,6 +12,7 @@ from perceiver.model.core.adapter import (
 )
 from perceiver.model.core.attention import MultiHeadAttention as MultiHeadAttention
 from perceiver.model.core.cache import KeyValueCache as KeyValueCache
+from perceiver.model.core.causal import CausalSequenceModel as CausalSequenceModel
 from perceiver.model.core.config import (
     CausalSequenceModelConfig as CausalSequenceModelConfig,
     DecoderConfig as DecoderConfig,
@@ -27,7 +28,7 @@ from perceiver.model.core.layers import (
     SelfAttention as SelfAttention,
     SelfAttentionBlock as SelfAttentionBlock,
 )
-from perceiver.model.core.perceiver_ar import CausalSequenceModel as CausalSequenceModel, PerceiverAR as PerceiverAR
+from perceiver.model.core.perceiver_ar import PerceiverAR as PerceiverAR
 from perceiver.model.core.perceiver_io import (
     PerceiverDecoder as PerceiverDecoder,
     PerceiverEncoder as PerceiverEncoder,

@@ -14,17 +14,15 @@ Without a cache, documents of unequal length can share a sequence without paddin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.adapter import InputAdapter, TiedTokenOutputAdapter, TokenInputAdapter, is_readable
+from perceiver.model.core.adapter import InputAdapter, is_readable
 from perceiver.model.core.cache import KeyValueCache, LayerCache, Ring, StaticKeyValueCache
-from perceiver.model.core.compilation import compiled, compiling, mark_dynamic
-from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
+from perceiver.model.core.config import PerceiverARConfig
 from perceiver.model.core.layers import (
     MLP,
     AttentionLayer,
@@ -32,10 +30,8 @@ from perceiver.model.core.layers import (
     SelfAttention,
     SelfAttentionBlock,
 )
-from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.mask import AttentionMask
-from perceiver.model.core.packing import Packing, check_packed, latent_indices
-from perceiver.model.core.perceiver_io import init_parameters
+from perceiver.model.core.packing import Packing, check_packed
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
 
 
@@ -290,173 +286,3 @@ def drop_prefix(
         pos.expand(batch_size, -1).gather(1, kept),
         pad_mask,
     )
-
-
-class CausalSequenceModel(PerceiverAR):
-    """Perceiver AR over tokens: every latent predicts the token after its own.
-
-    Logits come from the transposed token embedding. Text and symbolic audio use this model.
-    """
-
-    def __init__(self, config: CausalSequenceModelConfig):
-        input_adapter = TokenInputAdapter(
-            vocab_size=config.vocab_size,
-            max_seq_len=config.max_seq_len,
-            num_input_channels=config.num_channels,
-            abs_pos_emb=config.abs_pos_emb,
-        )
-        super().__init__(
-            input_adapter,
-            config,
-            max_seq_len=config.max_seq_len,
-            max_latents=config.max_latents,
-            num_rotary_channels=config.num_rotary_channels,
-        )
-        self.config = config
-        self.out_norm = nn.LayerNorm(config.num_channels) if config.output_norm else nn.Identity()
-        self.output_adapter = TiedTokenOutputAdapter(vocab_size=config.vocab_size, bias=config.output_bias)
-        self.init_parameters()
-
-    @property
-    def txt_embedding(self) -> nn.Embedding:
-        assert isinstance(self.input_adapter, TokenInputAdapter)
-        return self.input_adapter.txt_embedding
-
-    def init_parameters(self) -> None:
-        init_parameters(self, self.config.init_scale)
-
-    def forward(
-        self,
-        x: Tensor,
-        prefix_len: int,
-        pad_mask: Tensor | None = None,
-        cache: Sequence[LayerCache] | None = None,
-    ) -> Tensor:
-        """Predicts the token after each latent's. Arguments and errors as in `PerceiverAR`.
-
-        Returns:
-            Logits (B, N, vocabulary)
-        """
-        return self.outputs(x, prefix_len, pad_mask, cache)[1]
-
-    def latents(
-        self,
-        x: Tensor,
-        prefix_len: int,
-        pad_mask: Tensor | None = None,
-        cache: Sequence[LayerCache] | None = None,
-    ) -> Tensor:
-        """What logits are made of: latents (B, N, D) after the output norm. Arguments as in `forward`."""
-        return self.out_norm(super().forward(x, prefix_len, pad_mask, cache))
-
-    def forward_packed(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Predicts the token after each latent's, for documents that share a sequence and know nothing of each other.
-
-        Args:
-            x: Tokens (1, T) of documents, one after the other.
-            lengths: Number of tokens of each, at most `max_seq_len`. The last `max_latents` are its latents.
-
-        Returns:
-            Logits (1, N, vocabulary) of the latents of all documents, those that each document has alone.
-
-        Raises:
-            ValueError: if the lengths are not those of `x`, or a document is longer than the model allows.
-        """
-        return self.logits(self.latents_packed(x, lengths))
-
-    def latents_packed(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """What logits are made of: latents (1, N, D) after the output norm. Arguments as in `forward_packed`."""
-        return self.out_norm(self.attend(self.prepare_packed(x, lengths)))
-
-    def outputs(
-        self,
-        x: Tensor,
-        prefix_len: int,
-        pad_mask: Tensor | None = None,
-        cache: Sequence[LayerCache] | None = None,
-        *,
-        num_logits: int = 0,
-        compile_options: Mapping[str, Any] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Latents and logits. Arguments and errors as in `forward`, and:
-
-        Args:
-            num_logits: Number of last latents to make logits of. 0: of all.
-            compile_options: Arguments of `torch.compile`, if steps are to be compiled: calls with the next token alone,
-                with a static cache and without gradients. None: they are not.
-
-        Returns:
-            Latents (B, N, D) after the output norm, logits (B, up to N, vocabulary)
-        """
-        inputs = self.prepare(x, prefix_len, pad_mask, cache)
-        if compile_options is None or not inputs.is_static_step or torch.is_grad_enabled():
-            return self._outputs(inputs, num_logits)
-        inputs = inputs.of_one_form()
-        mark_dynamic(inputs.cache, [inputs.mask.allowed, inputs.latent_mask.allowed])
-        with compiling(f"a step of {x.shape[0]} token{'s' if x.shape[0] > 1 else ''}"):
-            return compiled(CausalSequenceModel._outputs, compile_options)(self, inputs, 0)
-
-    def _outputs(self, inputs: AttentionInputs, num_logits: int) -> tuple[Tensor, Tensor]:
-        latents = self.out_norm(self.attend(inputs))
-        return latents, self.logits(latents[:, -num_logits:])
-
-    def logits(self, latents: Tensor) -> Tensor:
-        """Result of `latents` (B, N, D) -> logits (B, N, vocabulary)"""
-        return self.output_adapter(latents, self.txt_embedding.weight)
-
-    def loss(self, labels: Tensor, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy over the labels of the last `max_latents` positions. All others are prefix.
-
-        Args:
-            labels: The token after each of `x` (B, M), -100 where nothing is to be predicted.
-            x: Tokens (B, M).
-            pad_mask: Boolean (B, M), True where `x` is padding, which predicts nothing.
-
-        Returns:
-            Scalar. 0 if there are no labels.
-
-        Raises:
-            ValueError: if the sequence is shorter than `max_latents` or shapes differ, and as `forward`.
-        """
-        if x.shape[1] < self.max_latents:
-            raise ValueError(f"sequence length {x.shape[1]} is less than max_latents={self.max_latents}")
-        if labels.shape != x.shape:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
-        labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
-        prefix_len = x.shape[1] - self.max_latents
-        return token_cross_entropy(self(x, prefix_len, pad_mask), labels[:, prefix_len:])
-
-    def loss_packed(self, labels: Tensor, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The same for documents that share a sequence: labels (1, T) and what `forward_packed` takes."""
-        if labels.shape != x.shape[:2]:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
-        logits = self.forward_packed(x, lengths)
-        return token_cross_entropy(logits, labels[:, latent_indices(lengths, self.max_latents, device=x.device)])
-
-
-def prompt_prefix_len(prompt_len: int, num_latents: int | None, *, max_seq_len: int, max_latents: int) -> int:
-    """Number of prompt tokens that don't start as latents.
-
-    A prompt longer than `max_seq_len` is treated like its last `max_seq_len` tokens: no model sees the others.
-
-    Args:
-        prompt_len: Number of tokens in the prompt.
-        num_latents: Number of its last tokens that start as latents, all of a shorter prompt. Default: 1, or as many as
-            are needed for the others to fit into the prefix.
-        max_seq_len: Largest number of positions.
-        max_latents: Largest number of latents.
-
-    Raises:
-        ValueError: if the prompt is empty or `num_latents` is out of range.
-    """
-    if prompt_len < 1:
-        raise ValueError("the prompt is empty, it must have at least one token")
-    num_seen = min(prompt_len, max_seq_len)
-    lowest = max(num_seen - (max_seq_len - max_latents), 1)
-    num_latents = lowest if num_latents is None else num_latents
-    if not lowest <= num_latents <= max_latents:
-        raise ValueError(
-            f"num_latents={num_latents} must be in [{lowest}, {max_latents}] for a prompt of {prompt_len} tokens, "
-            f"max_seq_len={max_seq_len} and max_latents={max_latents}"
-        )
-    return prompt_len - min(num_latents, prompt_len)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.perceiver_ar import CausalSequenceModel, prompt_prefix_len
+from perceiver.model.core.causal import CausalSequenceModel, prompt_prefix_len
 
 
 def sample(model: CausalSequenceModel, prompt: Tensor, max_new_tokens: int, **sampling: object) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from perceiver.model.core.perceiver_ar import CausalSequenceModel, PerceiverAR
+from perceiver.model.core.causal import CausalSequenceModel
+from perceiver.model.core.perceiver_ar import PerceiverAR
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder
 from perceiver.model.core.resampler import PerceiverResampler
 from perceiver.model.core.sampling import evaluation_mode

@@ -23,11 +23,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.cache import LayerCache
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.config import CausalSequenceModelConfig, PerceiverARConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, PrefixCrossAttention, SelfAttention
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.mask import AttentionMask
-from perceiver.model.core.perceiver_ar import CausalSequenceModel, attention_layer
+from perceiver.model.core.perceiver_ar import attention_layer
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding
 
 

@@ -25,9 +25,9 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.utils import logging
 
 from perceiver.model.core.adapter import is_readable
+from perceiver.model.core.causal import prompt_prefix_len
 from perceiver.model.core.compilation import default_options
 from perceiver.model.core.loss import token_cross_entropy
-from perceiver.model.core.perceiver_ar import prompt_prefix_len
 from perceiver.model.huggingface.cache import PerceiverARCache
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.contrastive import contrastive_search

@@ -10,9 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.evaluation import sequence_latents
 from perceiver.model.core.packing import latent_indices
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.position import positions
 from perceiver.model.huggingface.cache import CacheLayer, PerceiverARCache, StaticCacheLayer
 from perceiver.model.huggingface.forward import model_forward, pad_mask_of, recorded, text_input

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.packing import latent_indices
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.model.core.sampling import sample
 from perceiver.model.lightning.model import LitModel, padding_if_any
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.evaluation import (
     Evaluation,
     evaluate_tokens,
@@ -18,7 +19,6 @@ from perceiver.model.core.evaluation import (
     sequence_latents,
     sequence_windows,
 )
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from tests.model.clm_helpers import CONFIGS, MAX_LATENTS, MAX_SEQ_LEN, VOCAB, clm_config, clm_model, reference_logits
 from tests.model.helpers import randomise_vectors
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from perceiver.model.core import layers, perceiver_ar
+from perceiver.model.core.causal import CausalSequenceModel, prompt_prefix_len
 from perceiver.model.core.config import CausalSequenceModelConfig
-from perceiver.model.core.perceiver_ar import CausalSequenceModel, PerceiverAR, drop_prefix, prompt_prefix_len
+from perceiver.model.core.perceiver_ar import PerceiverAR, drop_prefix
 from perceiver.model.core.position import positions
 from perceiver.model.text.clm.backend import CausalLanguageModel, CausalLanguageModelConfig
 from tests.model.clm_helpers import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.sampling import sample, sample_tokens
 from perceiver.model.text import clm
 from tests.model.clm_helpers import (

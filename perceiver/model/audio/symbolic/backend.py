@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.config import CausalSequenceModelConfig
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 
 PAD_TOKEN_ID = 388  # the last one of the vocabulary: padding, which is never predicted
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.evaluation import Evaluation, evaluate_tokens, perplexity
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,8 +11,8 @@ import torch
 from perceiver.model.audio import symbolic
 from perceiver.model.audio.symbolic import backend
 from perceiver.model.audio.symbolic.backend import SymbolicAudioModel, SymbolicAudioModelConfig
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.config import CausalSequenceModelConfig
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
 from perceiver.processing import midi as midi_processor
 from tests.model.helpers import GOLDEN, golden_cases, golden_parameters, json_copy
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from perceiver.model.core.perceiver_ar import CausalSequenceModel
+from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.text.clm import backend
 from perceiver.model.text.clm.backend import CausalLanguageModel, CausalLanguageModelConfig
 from tests.model.clm_helpers import CLM_MODELS, clm_config, clm_model, golden_clm
