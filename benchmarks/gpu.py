@@ -261,7 +261,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     command = ["python", "benchmarks/gpu.py", *(sys.argv[1:] if argv is None else argv)]
     page = Page(output / "gpu.md", head(device, " ".join(command), python))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part is stopped, too
     passed, left_out = True, []
     with (output / "gpu.log").open("w", encoding="utf-8") as log:
         for name, part in PARTS.items():
@@ -282,4 +281,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part is stopped, too
     sys.exit(main())

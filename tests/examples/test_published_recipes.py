@@ -31,6 +31,7 @@ NEW = {
     "data.init_args.mask_prob": {0.15},  # C4 serves masked language models, too
     "data.init_args.mask_words": {True},
     "data.init_args.mixing": {None},
+    "data.init_args.packing": {False},
     "data.init_args.preproc_workers": {1, 4},  # the result is the same
     "data.init_args.random_tempo": {0.0},
     "data.init_args.random_transposition": {0},
@@ -47,6 +48,7 @@ NEW = {
     "data.init_args.valid_fraction": {0.05},
     "lr_scheduler.init_args.training_steps": {0},  # the length of the training
     "model.encoder.adapter": {"fourier"},
+    "model.encoder.cross_attention_residual": {True},
     "model.encoder.num_adapter_channels": {256},  # of the other adapters
     "model.label_names": {None},
     "model.label_smoothing": {0.0},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perceiver.model.core.attention import MultiHeadAttention
 from perceiver.model.core.attention_maps import AttentionMaps, attention_names, record_attention
+from perceiver.model.core.cache import SharedKeysValues
 from perceiver.model.core.resampler import PerceiverResampler
 from perceiver.model.text import clm, mlm
 from tests.huggingface.tasks import PERCEIVER_AR, SEQ_LEN, TASKS, Task
@@ -58,10 +59,14 @@ def plain_weights(
 def watched(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
     """Of every call of an attention: plain weights, what they make of the values, and what the attention returned."""
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
+    shared: dict[Any, Tensor] = {}  # inputs of the first of several calls, whose keys and values the others have
 
     def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
-        weights = plain_weights(module, *args, **kwargs)
-        v = module.v_proj(args[1]).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        x_q, x_kv, pad_mask, rotary, cache, mask = args
+        if isinstance(cache, SharedKeysValues):
+            x_kv = shared.setdefault(module, x_kv)
+        weights = plain_weights(module, x_q, x_kv, pad_mask, rotary, cache, mask)
+        v = module.v_proj(x_kv).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
         calls.append((weights, module.o_proj((weights @ v).transpose(1, 2).flatten(2)), output))
 
     hooks = [

@@ -406,6 +406,7 @@ ENCODER: dict[str, tuple[Any, dict[str, Any]]] = {
     "dropout": (0.3, {}),
     "init_scale": (0.5, {}),
     "freeze": (True, {}),
+    "cross_attention_residual": (False, {}),
     "num_modality_channels": (3, {}),
 }
 DECODER: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -402,6 +402,7 @@ ENCODER = {
     "dropout": Change(0.3),
     "init_scale": Change(0.5),
     "freeze": Change(True),
+    "cross_attention_residual": Change(False),
     "vocab_size": Change(41, decoder=UNTIED),
     "max_seq_len": Change(23),
     "num_input_channels": Change(17),

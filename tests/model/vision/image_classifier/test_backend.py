@@ -348,6 +348,7 @@ ENCODER: dict[str, tuple[Any, dict[str, Any]]] = {
     "dropout": (0.3, {}),
     "init_scale": (0.5, {}),
     "freeze": (True, {}),
+    "cross_attention_residual": (False, {}),
     "image_shape": ((H, 2 * W, 3), {}),
     "num_frequency_bands": (4, {}),
     "adapter": ("learned", {}),

@@ -310,6 +310,7 @@ ENCODER: dict[str, tuple[Any, dict[str, Any]]] = {
     "dropout": (0.3, {}),
     "init_scale": (0.5, {}),
     "freeze": (True, {}),
+    "cross_attention_residual": (False, {}),
     "num_patch_input_channels": (25, {}),
     "num_patch_hidden_channels": (6, {}),
     "num_frequency_bands": (4, {}),
