@@ -59,7 +59,9 @@ def run(uv: Path, name: str, folder: Path, pytest_arguments: Sequence[str]) -> s
         return "no interpreter"
     print(f"== {name}: {found.stdout.strip()}", flush=True)
     python = folder / "bin" / "python"
-    install = [uv, "pip", "install", "--quiet", "--python", python, *OPTIONS[which], "--editable", f".[{EXTRAS}]"]
+    # Compiled at first use, where warnings are errors, a package with an old escape sequence would not be imported.
+    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *OPTIONS[which]]
+    install += ["--editable", f".[{EXTRAS}]"]
     tests = [python, "-m", "pytest", "-q", "-n", os.environ.get("WORKERS", "2"), *pytest_arguments]
     commands = [
         [uv, "venv", "--quiet", "--python", found.stdout.strip(), folder],

@@ -104,7 +104,7 @@ class AttentionMask:
             if first is not None:
                 result = result & (key >= first[query])
             if allowed is not None:
-                result = result & allowed[b if allowed.shape[0] > 1 else 0, key]
+                result = result & allowed[b if allowed.shape[0] > 1 else torch.zeros_like(b), key]
             return result
 
         # Of each block of queries and block of keys: whether some pair is allowed, and whether all are. In the last
