@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import pickle
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -134,9 +135,11 @@ def unpickle_arrays(path: Path) -> Any:
         raise ValueError(f"{path} is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            _check_memo(cast(IO[bytes], data))
-            data.seek(0)
-            return _ArrayUnpickler(data).load()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of escape sequences, which damage makes up
+                _check_memo(cast(IO[bytes], data))
+                data.seek(0)
+                return _ArrayUnpickler(data).load()
         except (pickle.UnpicklingError, *UNPICKLING_ERRORS) as error:
             refused = isinstance(error, pickle.UnpicklingError) and "refused" in str(error)
             raise ValueError(f"{path} {'is' if refused else 'can not be read, it may be damaged:'} {error}") from error
