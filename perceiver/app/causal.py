@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from perceiver.app.playground import Field, Output, Playground, coloured, seen_by_last, with_progress
+from perceiver.app.playground import Field, Outputs, Playground, coloured, seen_by_last, with_progress
 from perceiver.model.core.causal import prompt_prefix_len
 
 MAX_CHARACTERS, MAX_NEW_TOKENS = 100_000, 2048
@@ -30,9 +29,7 @@ class ContinuationPlayground(Playground):
             Field("top_k", "Top k", value=40, low=1, high=self.model.vocab_size),
         ]
 
-    def run(  # type: ignore[override]
-        self, text: str, num_tokens: int, num_latents: int, temperature: float, top_k: int
-    ) -> Iterator[Output]:
+    def run(self, text: str, num_tokens: int, num_latents: int, temperature: float, top_k: int) -> Outputs:
         tokenizer, backend = self.pipeline.tokenizer, self.model.backend_model
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)["input_ids"]
         num_latents = min(num_latents, ids.shape[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from einops import rearrange
 from transformers import AutoModel
 
-from perceiver.app.playground import Field, Output, Playground, data_url, picture, uploaded
+from perceiver.app.playground import Field, Output, Outputs, Playground, data_url, picture, uploaded
 from perceiver.processing.video import read_audio, read_video_frames, read_video_rate
 from perceiver.tasks import TASKS
 
@@ -38,7 +37,7 @@ class ClipPlayground(Playground):
         num_frames, height, width, _ = self.model.backend_model.config.video_shape
         self.hint = f"The model takes {num_frames} frames of {height} x {width} pixels, and what sounds with them."
 
-    def run(self, clip: bytes, top_k: int) -> Iterator[Output]:  # type: ignore[override]
+    def run(self, clip: bytes, top_k: int) -> Outputs:
         config = self.model.backend_model.config
         with uploaded(clip, ".mp4") as file:
             frames, rate, sound = read_clip(file, config.video_shape, config.num_audio_samples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from perceiver.app.playground import Field, Output, Playground, data_url, seen_by_last, uploaded, with_progress
+from perceiver.app.playground import Field, Output, Outputs, Playground, data_url, seen_by_last, uploaded, with_progress
 from perceiver.processing.midi import NOTE_OFF, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
 
 MAX_NEW_TOKENS = 4096
@@ -29,9 +28,7 @@ class MusicPlayground(Playground):
             Field("temperature", "Temperature", value=0.9, low=0, high=2, step=0.1),
         ]
 
-    def run(  # type: ignore[override]
-        self, midi: bytes, prompt: int, num_tokens: int, temperature: float
-    ) -> Iterator[Output]:
+    def run(self, midi: bytes, prompt: int, num_tokens: int, temperature: float) -> Outputs:
         drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         with uploaded(midi, ".mid") as file:
             arguments: dict[str, Any] = {"max_prompt_length": prompt, "max_new_tokens": num_tokens, **drawn}

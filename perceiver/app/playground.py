@@ -22,7 +22,7 @@ import io
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Output = dict[str, Any]
+Outputs = Generator[Output, None, None]
 
 # Module and class of the playground of a task.
 PLAYGROUNDS = {
@@ -128,8 +129,8 @@ class Playground:
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {field.name: field.read(values) for field in self.fields}
 
-    def run(self, **values: Any) -> Iterator[Output]:
-        """Outputs for the values of the fields.
+    def run(self, *args: Any, **values: Any) -> Outputs:
+        """Outputs for the values of the fields, which each playground names as its arguments.
 
         Raises:
             ValueError, OSError: if the model can't be run on them.
@@ -146,20 +147,12 @@ def open_playground(folder: str) -> Playground:
     """
     from transformers import PreTrainedConfig
 
-    import perceiver.model.audio.symbolic
-    import perceiver.model.multimodal.autoencoder
-    import perceiver.model.text.classifier
-    import perceiver.model.text.clm
-    import perceiver.model.text.mlm
-    import perceiver.model.text.token_classifier
-    import perceiver.model.vision.image_classifier
-    import perceiver.model.vision.optical_flow  # noqa: F401  # they register themselves
-
     model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
     names = [name for name in PLAYGROUNDS if TASKS[name].model_type == model_type]
     if not names:
         titles = ", ".join(TASKS[name].title for name in PLAYGROUNDS)
         raise ValueError(f"{folder} is a model of the type {model_type!r}. There are pages for: {titles}")
+    import_module(f"{TASKS[names[0]].package}.huggingface")  # registers the model with the Auto classes
     module, class_name = PLAYGROUNDS[names[0]]
     playground: Playground = getattr(import_module(f"perceiver.app.{module}"), class_name)(folder, names[0])
     return playground
@@ -202,7 +195,7 @@ def seen_by_last(model: Any, ids: Tensor) -> tuple[int, Tensor]:
     return len(ids) - len(window), maps["cross_attention"][0, :, -1].mean(dim=0).float().cpu()
 
 
-def with_progress(generate: Callable[..., Any]) -> Iterator[Any]:
+def with_progress(generate: Callable[..., Any]) -> Generator[Any, None, None]:
     """Runs a generation in a thread: token ids of each step as they come, and last what `generate` returned.
 
     Whoever stops to iterate stops the generation after its next token.
@@ -232,6 +225,8 @@ def with_progress(generate: Callable[..., Any]) -> Iterator[Any]:
             items.put(("done", generate(streamer=Streamer(), stopping_criteria=StoppingCriteriaList([Stop()]))))
         except (ValueError, OSError, RuntimeError, TypeError, LookupError) as error:
             items.put(("error", error))
+        finally:
+            items.put(("end", None))  # after any other error: nobody waits for more
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -240,6 +235,8 @@ def with_progress(generate: Callable[..., Any]) -> Iterator[Any]:
             kind, item = items.get()
             if kind == "error":
                 raise item
+            if kind == "end":
+                raise RuntimeError("the generation has failed: the app's output says why")
             yield item
             if kind == "done":
                 return

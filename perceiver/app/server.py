@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
                     self._write(output)
             finally:
                 if outputs is not None:
-                    outputs.close()  # type: ignore[attr-defined]  # a generator
+                    outputs.close()
                 self.server.at_work.release()
         except (ConnectionError, TimeoutError):
             raise

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from perceiver.app.playground import Field, Output, Playground, coloured, seen_by_outputs
+from perceiver.app.playground import Field, Output, Outputs, Playground, coloured, seen_by_outputs
 from perceiver.model.core.attention_maps import record_attention
 from perceiver.model.text.mlm.mask_filler import with_mask_tokens
 
@@ -49,7 +48,7 @@ class MaskPlayground(TextPlayground):
             Field("top_k", "Fillings", value=5, low=1, high=min(20, self.model.vocab_size)),
         ]
 
-    def run(self, text: str, top_k: int) -> Iterator[Output]:  # type: ignore[override]  # the fields' names
+    def run(self, text: str, top_k: int) -> Outputs:
         (text,) = with_mask_tokens([text], self.pipeline.tokenizer)
         if self.pipeline.tokenizer.mask_token not in text:
             raise ValueError("there is no <mask> in the text")
@@ -68,7 +67,7 @@ class ClassifierPlayground(TextPlayground):
         super().__init__(folder, task)
         self.fields = [text_field("Text", "I did not expect to like it, but I do.")]
 
-    def run(self, text: str) -> Iterator[Output]:  # type: ignore[override]
+    def run(self, text: str) -> Outputs:
         rows = [[result["label"], result["score"]] for result in self.pipeline(text, top_k=None)]
         yield {"kind": "bars", "title": "Classes", "rows": rows}
         yield self.looked_at(text)
@@ -81,7 +80,7 @@ class EntityPlayground(TextPlayground):
         super().__init__(folder, task)
         self.fields = [text_field("Text", "Ada Lovelace worked in London.")]
 
-    def run(self, text: str) -> Iterator[Output]:  # type: ignore[override]
+    def run(self, text: str) -> Outputs:
         parts: list[list[Any]] = []
         end = 0
         entities = self.pipeline(text, aggregation_strategy="simple")

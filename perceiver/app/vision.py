@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice, pairwise
 
@@ -14,7 +13,7 @@ import PIL.ImageDraw
 import torch
 from einops import rearrange
 
-from perceiver.app.playground import Field, Output, Playground, picture, seen_by_outputs, uploaded
+from perceiver.app.playground import Field, Outputs, Playground, picture, seen_by_outputs, uploaded
 from perceiver.model.core.attention_maps import record_attention
 from perceiver.processing.optical_flow import render_optical_flow
 from perceiver.processing.pillow import converted_image
@@ -49,7 +48,7 @@ class ImagePlayground(Playground):
 
     fields = [image_field("image", "Image"), Field("top_k", "Classes", value=5, low=1, high=20)]
 
-    def run(self, image: bytes, top_k: int) -> Iterator[Output]:  # type: ignore[override]
+    def run(self, image: bytes, top_k: int) -> Outputs:
         num_channels = self.model.backend_model.config.encoder.image_shape[-1]
         pixels = read_picture(image, "Image", single_channel=num_channels == 1)
         num_classes = self.model.config.num_labels
@@ -86,9 +85,7 @@ class FlowPlayground(Playground):
         Field("num_frames", "Frames of the video", value=6, low=2, high=MAX_FRAMES),
     ]
 
-    def run(  # type: ignore[override]
-        self, first: bytes, second: bytes, video: bytes, num_frames: int
-    ) -> Iterator[Output]:
+    def run(self, first: bytes, second: bytes, video: bytes, num_frames: int) -> Outputs:
         if video:
             with uploaded(video, ".mp4") as file, closing(read_video_frames(file)) as all_frames:
                 frames, rate = list(islice(all_frames, num_frames)), read_video_rate(file)

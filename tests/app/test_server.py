@@ -288,7 +288,22 @@ def test_who_stops_to_read_stops_the_generation(folders: dict[str, str]) -> None
         lambda **kwargs: playground.model.generate(torch.tensor([[70]]), max_new_tokens=100_000, **kwargs)
     )
     assert next(steps) == [70] and len(next(steps)) == 1
-    steps.close()  # type: ignore[attr-defined]  # returns when the thread has ended
+    steps.close()  # returns when the thread has ended
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    "error, raised, message",
+    [(ValueError("odd"), ValueError, "odd"), (AssertionError("odd"), RuntimeError, "the app's output says why")],
+)
+def test_whatever_stops_a_generation_is_an_error_where_it_is_read(
+    error: Exception, raised: type[Exception], message: str
+) -> None:
+    def fails(**kwargs: Any) -> None:
+        raise error
+
+    with pytest.raises(raised, match=message):
+        next(with_progress(fails))
 
 
 def test_field_values() -> None:
