@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 Function = Callable[[], Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """The device, and how cases are timed and printed there."""
 
     device: str
     tiny: bool
+    has_failed: bool = False
 
     @property
     def clock(self) -> str:
@@ -80,7 +82,7 @@ class Bench:
                 self._warm_up(function)
                 ready[name] = function
             except Exception as error:  # whatever it is: it is this row's result, and the others go on
-                failures[name] = first_line(error)
+                failures[name] = self.failure(error)
             if self.device == "cuda":
                 torch.cuda.empty_cache()  # of what has failed, too
         flops = num_flops(next(iter(ready.values()))) if count_flops and ready else 0.0
@@ -88,6 +90,7 @@ class Bench:
         turns = min(max(int(budget / max(once, 1e-6)), 3), 50) if not self.tiny else 2
         times = alternate(ready, turns, self.clock)
         rate = self.matmul_rate() if flops else 1.0
+        base = times.get(next(iter(functions)))
         for name in functions:
             if name in failures:
                 print(f"| {case} | {name} | failed: {failures[name]} | | | | | |", flush=True)
@@ -96,12 +99,21 @@ class Bench:
             cells = (
                 f"{median * 1e3:.2f}",
                 f"{items / median:,.0f}" if items else "",
-                f"{median_ratio(times[name], next(iter(times.values()))):.2f}",
+                f"{median_ratio(times[name], base):.2f}" if base else "",
                 f"{flops / median / rate:.0%}" if flops else "",
                 "",
                 f"{peak_memory_mb(ready[name], self.device):,.0f}",
             )
             print(f"| {case} | {name} | {' | '.join(cells)} |", flush=True)
+
+    def failure(self, error: Exception) -> str:
+        """What a row says of an error. Its traceback goes to the log, and the part fails in the end.
+
+        That memory is not enough is a result: plain attention is measured up to there.
+        """
+        traceback.print_exception(error)
+        self.has_failed |= not isinstance(error, torch.OutOfMemoryError)
+        return first_line(error)
 
     def _warm_up(self, function: Function) -> None:
         """Kernels are chosen, compiled and loaded, memory is allocated, the clock of an idle GPU rises."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ import attention as attention_benchmark
 import eager
 import torch
 import torch.nn.functional as F
-from gpu_bench import Bench, Function, first_line, header, training_step
+from gpu_bench import Bench, Function, header, training_step
 from timing import alternate
 from torch import Tensor, nn
 
@@ -187,20 +188,21 @@ def decode_rows(
     model: nn.Module,
 ) -> None:
     num_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    copy_rate, first = bench.copy_rate(), 0.0
-    for name, decoder in decoders.items():
+    copy_rate, first = bench.copy_rate(), None
+    for number, (name, decoder) in enumerate(decoders.items()):
         try:
             decoder(prompt, num_tokens + 1)  # compiles
             times = alternate({str(n): partial(decoder, prompt, n) for n in (1, num_tokens + 1)}, 3, bench.clock)
-        except Exception as error:
-            print(f"| {case} | {name} | failed: {first_line(error)} | | | | | |", flush=True)
+        except Exception as error:  # this row's result, as in `Bench.rows`
+            print(f"| {case} | {name} | failed: {bench.failure(error)} | | | | | |", flush=True)
             continue
         one, many = (statistics.median(values) for values in times.values())
         step = (many - one) / num_tokens
-        first = first or step
+        first = step if number == 0 else first
+        ratio = f"{step / first:.2f}" if first else ""
         print(
-            f"| {case} | {name} | {step * 1e3:.3f} | {prompt.shape[0] / step:,.0f} | {step / first:.2f} | "
-            f"| {num_bytes / copy_rate / step:.0%} | |",
+            f"| {case} | {name} | {step * 1e3:.3f} | {prompt.shape[0] / step:,.0f} | {ratio} | | "
+            f"{num_bytes / copy_rate / step:.0%} | |",
             flush=True,
         )
 
@@ -332,15 +334,17 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
-    PARTS[arguments.part](Bench(arguments.device, arguments.tiny))
+    bench = Bench(arguments.device, arguments.tiny)
+    PARTS[arguments.part](bench)
+    return int(bench.has_failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import gpu
 
@@ -113,3 +114,24 @@ def test_all_of_it_at_tiny_size(tmp_path: Path) -> None:
     assert [line for line in page.splitlines() if "failed" in line.lower()] == []
     assert page.count("\nTook ") == len(parts) and "In all: " in page
     assert "| forward, prefix 64 | plain |" in page and "64 positions, 8 latents" in page
+
+
+@pytest.mark.parametrize("error, has_failed", [(ValueError("odd"), True), (torch.OutOfMemoryError("full"), False)])
+def test_a_row_that_fails_fails_its_part_unless_memory_is_full(
+    error: Exception, has_failed: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(gpu.ROOT / "benchmarks")
+    from gpu_bench import Bench
+
+    def fails() -> None:
+        raise error
+
+    bench = Bench("cpu", tiny=True)
+    bench.rows("case", {"first": fails, "second": lambda: torch.ones(3).sum()})
+    out, err = capsys.readouterr()
+    first, second = out.splitlines()
+    assert first.startswith(f"| case | first | failed: {type(error).__name__}: {error} |")
+    cells = [cell.strip() for cell in second.split("|")[1:-1]]
+    assert cells[:2] == ["case", "second"] and float(cells[2]) > 0 and cells[4] == ""  # no ratio to what failed
+    assert bench.has_failed == has_failed
+    assert "in fails" in err and str(error) in err
