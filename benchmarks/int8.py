@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-import perceiver.model  # noqa: F401  registers the models
 from perceiver.data.text.pydoc import split_topics
 from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.evaluation import sequence_latents

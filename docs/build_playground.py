@@ -108,7 +108,7 @@ def write_runtime(archive: Path) -> None:
     try:
         with tarfile.open(archive) as files:
             for name in RUNTIME_FILES:
-                with files.extractfile(f"package/dist/{name}") as file:  # type: ignore[union-attr]
+                with files.extractfile(f"package/dist/{name}") as file:
                     (PLAYGROUND / name).write_bytes(file.read())
     except (OSError, KeyError, tarfile.TarError) as error:
         raise Problem(f"{archive} is no package {RUNTIME}: {error}") from error
