@@ -67,8 +67,10 @@ def with_fewer_labels(task: Task) -> list[dict[str, Any]]:
             continue
         if labels.ndim == 0:
             example["labels"] = labels if i in (0, 1, 3) else torch.tensor(-100)
-        elif task.name in ("causal language model", "symbolic audio model"):  # 12 tokens, of which 5 are prefix
-            example["labels"] = labels.masked_fill(torch.arange(len(labels)) < (6 if i == 0 else 9 + i % 2), -100)
+        elif task.name in ("causal language model", "symbolic audio model"):
+            # Of 12 tokens 5 are prefix. No token predicts the first one, whose label counts neither here nor in Trainer.
+            unlabelled = torch.arange(len(labels)) < (6 if i == 0 else 9 + i % 2)
+            example["labels"] = labels.masked_fill(unlabelled & (torch.arange(len(labels)) > 0), -100)
         elif i:
             example["labels"] = labels.masked_fill(torch.arange(len(labels)) > 3 + i % 2, -100)
     return examples
