@@ -15,16 +15,17 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from benchmarks.learning.models import COUNTERS, LEARNERS, models_of
 from benchmarks.learning.tasks import TASKS, NextTokens, Task
-from perceiver.scripts.lrs import ConstantWithWarmupLR
 
 RESULTS = Path(__file__).parent / "results" / "runs.jsonl"
 WARMUP_STEPS = 50
@@ -54,16 +55,44 @@ def milestones() -> Iterator[int]:
         k += 1
 
 
-def learn(task: Task, name: str, seed: int, seconds: float, lr: float) -> dict[str, Any]:
-    """Trains a model for some seconds of CPU time.
+def adamw(parameters: Iterable[nn.Parameter], lr: float) -> AdamW:
+    return AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+
+
+def constant(step: int, progress: float) -> float:
+    return min(step / WARMUP_STEPS, 1.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The tables of models have this one; benchmarks/learning/switches.py compares others.
+
+    Attributes:
+        change: Changes a model before its training.
+        optimizers: (model, learning rate) -> optimizers that have its parameters among them.
+        schedule: (number of the step from 0 on, share of the time that is used) -> share of the learning rate.
+    """
+
+    change: Callable[[nn.Module], None] = lambda model: None
+    optimizers: Callable[[nn.Module, float], Sequence[Optimizer]] = lambda model, lr: [adamw(model.parameters(), lr)]
+    schedule: Callable[[int, float], float] = constant
+
+
+DEFAULT = Recipe()
+
+
+def learning(
+    task: Task, name: str, seed: int, seconds: float, lr: float, recipe: Recipe = DEFAULT
+) -> Generator[None, None, dict[str, Any]]:
+    """Trains a model for some seconds of CPU time, and pauses after each step.
 
     Returns:
         Number of parameters, and the curve: (steps, seconds, score) at each milestone and at the end.
     """
     torch.manual_seed(seed)
     model, test = LEARNERS[name](task), task.test()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = ConstantWithWarmupLR(optimizer, WARMUP_STEPS)
+    recipe.change(model)
+    optimizers = recipe.optimizers(model, lr)
     generator = torch.Generator().manual_seed(seed)
     curve: list[tuple[int, float, float]] = []
     steps, used, due = 0, 0.0, milestones()
@@ -71,17 +100,36 @@ def learn(task: Task, name: str, seed: int, seconds: float, lr: float) -> dict[s
     while used < seconds:
         start = time.process_time()
         model.train()
-        loss = model.loss(*task.batch(generator))
-        optimizer.zero_grad()
-        loss.backward()
+        model.zero_grad()
+        model.loss(*task.batch(generator)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * recipe.schedule(steps, used / seconds)
+            optimizer.step()
         steps, used = steps + 1, used + time.process_time() - start
         if steps == next_test or used >= seconds:
             curve.append((steps, round(used, 3), round(tested(task, model.eval(), test), 4)))
             next_test = next(due) if steps == next_test else next_test
+        yield
     return {"parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
+
+
+def learn(task: Task, name: str, seed: int, seconds: float, lr: float) -> dict[str, Any]:
+    """The result of `learning`, without a pause."""
+    return in_turns([learning(task, name, seed, seconds, lr)])[0]
+
+
+def in_turns(runs: Sequence[Generator[None, None, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Their results. Each makes a step in turn, so that what else the machine does slows all of them alike."""
+    results: dict[int, dict[str, Any]] = {}
+    while len(results) < len(runs):
+        for i in set(range(len(runs))) - results.keys():
+            try:
+                next(runs[i])
+            except StopIteration as end:
+                results[i] = end.value
+    return [results[i] for i in range(len(runs))]
 
 
 def count(task: Task, name: str) -> dict[str, Any]:
@@ -108,6 +156,18 @@ def whole_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 
+def resume(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file that is to take up more: it is made if it doesn't exist, and loses a line that was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in whole_lines(path)), encoding="utf-8")
+    return read(path)
+
+
+def append(path: Path, run: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(run) + "\n")
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
@@ -130,9 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = arguments.model or models_of(task)
     if wrong := set(names) - set(models_of(task)):
         raise SystemExit(f"{', '.join(sorted(wrong))} can't do {arguments.task}: {', '.join(models_of(task))} can")
-    done = [{key: run[key] for key in ("task", "model", "seed", "minutes", "lr")} for run in read(arguments.results)]
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text("".join(f"{line}\n" for line in whole_lines(arguments.results)), encoding="utf-8")
+    done = [{key: run[key] for key in ("task", "model", "seed", "minutes", "lr")} for run in resume(arguments.results)]
     for seed in range(arguments.seeds):
         for name in names:
             key = {"task": arguments.task, "model": name, "seed": seed, "minutes": arguments.minutes}
@@ -144,8 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             seconds = 60 * arguments.minutes
             result = count(task, name) if name in COUNTERS else learn(task, name, seed, seconds, arguments.lr)
             run = key | {"metric": task.metric} | result | {"machine": machine()}
-            with arguments.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(run) + "\n")
+            append(arguments.results, run)
             done.append(key)
             steps, used, last = run["curve"][-1]
             print(f"{arguments.task} {name} seed {key['seed']}: {last:.2f} {task.metric}, {steps} steps, {used:.0f} s")
