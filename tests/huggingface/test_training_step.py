@@ -68,7 +68,7 @@ def with_fewer_labels(task: Task) -> list[dict[str, Any]]:
         if labels.ndim == 0:
             example["labels"] = labels if i in (0, 1, 3) else torch.tensor(-100)
         elif task.name in ("causal language model", "symbolic audio model"):
-            # Of 12 tokens 5 are prefix. No token predicts the first one, whose label counts neither here nor in Trainer.
+            # Of 12 tokens 5 are prefix. The first label, which no token predicts, counts nowhere.
             unlabelled = torch.arange(len(labels)) < (6 if i == 0 else 9 + i % 2)
             example["labels"] = labels.masked_fill(unlabelled & (torch.arange(len(labels)) > 0), -100)
         elif i:
