@@ -3,10 +3,11 @@
     python -m benchmarks.learning.run recall
     python -m benchmarks.learning.run recall --model perceiver-ar decoder --seeds 3 --minutes 5
 
-Time is the CPU time of this process with one thread, so that other work on the machine hardly counts; what the test
-takes doesn't count at all. The learning rate is constant after its warm-up: a curve may be read at any time or step as
-the result of a shorter run, and the table of equal steps does so (`python -m benchmarks.learning.report`). A run that
-the file has already is not repeated.
+Time is the CPU time of this process with one thread; what the test takes doesn't count. Models of a seed are trained in
+turns, next the one that has used the least time: what else the machine does slows all of them alike. The learning rate
+is constant after its warm-up: a curve may be read at any time or step as the result of a shorter run, and the table of
+equal steps does so (`python -m benchmarks.learning.report`). A run that the file has already is not repeated, and what
+was not finished begins again.
 """
 
 from __future__ import annotations
@@ -83,8 +84,11 @@ DEFAULT = Recipe()
 
 def learning(
     task: Task, name: str, seed: int, seconds: float, lr: float, recipe: Recipe = DEFAULT
-) -> Generator[None, None, dict[str, Any]]:
+) -> Generator[float, None, dict[str, Any]]:
     """Trains a model for some seconds of CPU time, and pauses after each step.
+
+    Yields:
+        The seconds used so far.
 
     Returns:
         Number of parameters, and the curve: (steps, seconds, score) at each milestone and at the end.
@@ -111,7 +115,7 @@ def learning(
         if steps == next_test or used >= seconds:
             curve.append((steps, round(used, 3), round(tested(task, model.eval(), test), 4)))
             next_test = next(due) if steps == next_test else next_test
-        yield
+        yield used
     return {"parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
 
 
@@ -120,15 +124,20 @@ def learn(task: Task, name: str, seed: int, seconds: float, lr: float) -> dict[s
     return in_turns([learning(task, name, seed, seconds, lr)])[0]
 
 
-def in_turns(runs: Sequence[Generator[None, None, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Their results. Each makes a step in turn, so that what else the machine does slows all of them alike."""
+def in_turns(runs: Sequence[Generator[float, None, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Their results. Next is the run that has used the least time. Each has random numbers of its own."""
     results: dict[int, dict[str, Any]] = {}
-    while len(results) < len(runs):
-        for i in set(range(len(runs))) - results.keys():
-            try:
-                next(runs[i])
-            except StopIteration as end:
-                results[i] = end.value
+    used = dict.fromkeys(range(len(runs)), 0.0)
+    states = dict.fromkeys(used, torch.get_rng_state())
+    while used:
+        i = min(used, key=lambda i: used[i])
+        torch.set_rng_state(states[i])
+        try:
+            used[i] = next(runs[i])
+        except StopIteration as end:
+            results[i] = end.value
+            del used[i]
+        states[i] = torch.get_rng_state()
     return [results[i] for i in range(len(runs))]
 
 
@@ -190,22 +199,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = arguments.model or models_of(task)
     if wrong := set(names) - set(models_of(task)):
         raise SystemExit(f"{', '.join(sorted(wrong))} can't do {arguments.task}: {', '.join(models_of(task))} can")
-    done = [{key: run[key] for key in ("task", "model", "seed", "minutes", "lr")} for run in resume(arguments.results)]
+    done = [run_key(run) for run in resume(arguments.results)]
     for seed in range(arguments.seeds):
-        for name in names:
-            key = {"task": arguments.task, "model": name, "seed": seed, "minutes": arguments.minutes}
-            key["lr"] = arguments.lr
-            if name in COUNTERS:
-                key |= {"seed": 0, "minutes": 0.0, "lr": 0.0}  # nothing about them is random or takes what is left
-            if key in done:
-                continue
-            seconds = 60 * arguments.minutes
-            result = count(task, name) if name in COUNTERS else learn(task, name, seed, seconds, arguments.lr)
-            run = key | {"metric": task.metric} | result | {"machine": machine()}
-            append(arguments.results, run)
-            done.append(key)
-            steps, used, last = run["curve"][-1]
-            print(f"{arguments.task} {name} seed {key['seed']}: {last:.2f} {task.metric}, {steps} steps, {used:.0f} s")
+        same = {"task": arguments.task, "seed": seed, "minutes": arguments.minutes, "lr": arguments.lr}
+        keys = [same | {"model": name} for name in names if name in LEARNERS and same | {"model": name} not in done]
+        seconds = 60 * arguments.minutes
+        runs = [learning(task, key["model"], seed, seconds, arguments.lr) for key in keys]
+        for key, result in zip(keys, in_turns(runs), strict=True):
+            record(arguments.results, key, task, result)
+    for name in [name for name in names if name in COUNTERS]:
+        key = {"task": arguments.task, "model": name, "seed": 0, "minutes": 0.0, "lr": 0.0}  # nothing is random there
+        if key not in done:
+            record(arguments.results, key, task, count(task, name))
+
+
+def run_key(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: run[key] for key in ("task", "model", "seed", "minutes", "lr")}
+
+
+def record(path: Path, key: dict[str, Any], task: Task, result: dict[str, Any]) -> None:
+    append(path, key | {"metric": task.metric} | result | {"machine": machine()})
+    steps, used, last = result["curve"][-1]
+    print(f"{key['task']} {key['model']} seed {key['seed']}: {last:.2f} {task.metric}, {steps} steps, {used:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The learning benchmark: its tasks are what they say, its models see no more than they may, its tables add up."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,23 @@ def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, seconds, scores = zip(*result["curve"], strict=True)
     assert steps == (10, 18, 32, 56, 60) and seconds == steps
     assert scores[-1] > 80 and scores[-1] > scores[0]
+
+
+def test_runs_in_turns_use_equal_time_and_are_what_each_is_alone() -> None:
+    order: list[int] = []
+
+    def steps(number: int, seconds: float) -> Generator[float, None, dict[str, Any]]:
+        torch.manual_seed(number)
+        drawn = []
+        for i in range(4):
+            order.append(number)
+            drawn.append(torch.rand(()).item())
+            yield (i + 1) * seconds
+        return {"drawn": drawn}
+
+    together = run.in_turns([steps(0, 1.0), steps(1, 2.5)])
+    assert order == [0, 1, 0, 0, 1, 0, 1, 1]
+    assert together == [run.in_turns([steps(0, 1.0)])[0], run.in_turns([steps(1, 2.5)])[0]]
 
 
 def test_a_model_that_cannot_do_a_task_is_an_error(tmp_path: Path) -> None:
