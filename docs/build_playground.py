@@ -64,8 +64,8 @@ def write_causal_model(folder: str, scratch: Path) -> dict[str, Any]:
     export(step, scratch / "clm.onnx")
     quantize(scratch / "clm.onnx", PLAYGROUND / "clm.onnx")
     past = [
-        {"name": name, "shape": list(x.shape), "window": model.windows[i // 2]}
-        for i, (name, x) in enumerate(zip(step.past_names, step.empty_past(), strict=True))
+        {"name": name, "shape": list(x.shape), "window": window}
+        for (name, window), x in zip(step.past_windows.items(), step.empty_past(), strict=True)
     ]
     return {"file": "clm.onnx", "length": model.max_seq_len, "latents": model.max_latents, "past": past}
 

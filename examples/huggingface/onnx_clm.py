@@ -40,9 +40,13 @@ def small_model() -> clm.PerceiverCausalLanguageModel:
 @torch.no_grad()
 def export(step: DecodingStep, path: Path) -> None:
     """Writes a graph whose inputs are `input_ids`, `prefix_ids`, `position`, `keys_0`, `values_0`, `keys_1`, ..."""
-    past = [x.new_zeros(*x.shape[:2], 3 if i < 2 else 2, x.shape[3]) for i, x in enumerate(step.empty_past())]
+    kinds = [name if name == "tokens" else "latents" if i > 1 else "seen" for i, name in enumerate(step.past_names)]
+    past = [
+        x.new_zeros(*x.shape[:2], 3 if kind == "seen" else 2, x.shape[3])
+        for kind, x in zip(kinds, step.empty_past(), strict=True)
+    ]
     tokens = torch.zeros(1, 4, dtype=torch.long)
-    lengths = [torch.export.Dim("seen"), torch.export.Dim("latents")]
+    lengths = {kind: torch.export.Dim(kind) for kind in kinds}
     torch.onnx.export(
         step,
         (tokens[:, :1], tokens, torch.tensor([5]), *past),
@@ -53,7 +57,7 @@ def export(step: DecodingStep, path: Path) -> None:
             None,
             {1: torch.export.Dim("prefix")},
             None,
-            tuple({2: lengths[min(i // 2, 1)]} for i in range(len(past))),
+            tuple({2: lengths[kind]} for kind in kinds),
         ),
         dynamo=True,
         verbose=False,
@@ -71,7 +75,7 @@ def generate(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    windows = [window for window in step.model.windows for _ in ("keys", "values")]
+    windows = step.past_windows.values()
     past = [x.numpy() for x in step.empty_past()]
     prefix_len, position, tokens = prompt.shape[1] - num_latents, 0, []
     ids, prefix = prompt[:, prefix_len:], prompt[:, :prefix_len]

@@ -44,6 +44,7 @@ CONFIGS = {
     "absolute": clm_config(),
     "rotary": clm_config(abs_pos_emb=False, num_channels=20, num_self_attention_rotary_layers=-1, output_norm=True),
     "not rotary": clm_config(num_self_attention_rotary_layers=0, output_bias=False, num_channels=21, num_heads=3),
+    "token shift": clm_config(token_shift=True),
     "one latent": clm_config(max_latents=1, num_self_attention_layers=2),
     "no prefix": clm_config(max_seq_len=7, max_latents=7, **ONE_LAYER),
 }
@@ -108,6 +109,9 @@ def reference_logits(model: CausalSequenceModel, x: Tensor, prefix_len: int, fir
         return x + (hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))) @ p[f"{mlp}.3.weight"].T
 
     x = p["input_adapter.txt_embedding.weight"][x]
+    if config.token_shift:
+        previous = x[:-1] @ p["input_adapter.token_shift.weight"].T
+        x = torch.cat([x[:1], x[1:] + previous])
     if config.abs_pos_emb:
         x = x + p["input_adapter.pos_embedding.weight"][pos.clamp(max=config.max_seq_len - 1)]
     prefix, x = x[:prefix_len], x[prefix_len:]

@@ -35,6 +35,10 @@ class LayerCache(Protocol):
     def num_seen(self) -> int:
         """Number of positions that have been cached, those included that have left the window."""
 
+    @property
+    def last_keys(self) -> Tensor | None:
+        """Keys of the last position (B, H, 1, K). None: there is none yet."""
+
     def expect(self, x: Tensor, pad_mask: Tensor | None) -> AttentionMask:
         """What new positions may attend to, among the keys that `update` will return.
 
@@ -92,6 +96,11 @@ class KeyValueCache:
         self.num_seen = 0
         self.num_spare = self.window // 8 + 64
 
+    @property
+    def last_keys(self) -> Tensor | None:
+        """As in `LayerCache`."""
+        return self.keys[:, :, self.length - 1 : self.length] if self.keys is not None and self.length else None
+
     def expect(self, x: Tensor, pad_mask: Tensor | None) -> AttentionMask:
         """As in `LayerCache`."""
         num_keys = min(self.num_seen, self.window - 1) + x.shape[1]
@@ -110,7 +119,7 @@ class KeyValueCache:
             They share the memory of the cache.
         """
         num_new = k.shape[2]
-        _check_batch_size(self.keys, k)
+        check_batch_size(self.keys, k)
         if self.keys is None or self.length + num_new > self.keys.shape[2]:
             self._make_room(k, v)
         assert self.keys is not None and self.values is not None
@@ -185,7 +194,7 @@ class Ring:
             pad_mask: Boolean (B, all positions, the new ones included), True where there is padding.
         """
         num_new = x.shape[1]
-        _check_batch_size(self.layers[0].keys, x)
+        check_batch_size(self.layers[0].keys, x)
         self.is_step = num_new == 1 and self.num_seen > 0
         self.num_before = min(self.num_seen, self.window - 1)
         self.num_seen += num_new
@@ -232,6 +241,13 @@ class StaticKeyValueCache:
     def num_seen(self) -> int:
         return self.ring.num_seen
 
+    @property
+    def last_keys(self) -> Tensor | None:
+        """As in `LayerCache`, before `expect`."""
+        if self.keys is None:
+            return None
+        return self.keys[:, :, self.ring.slots(self.num_seen - 1, self.num_seen, self.keys.device)]
+
     def reset(self) -> None:
         """Forgets everything, in all layers of the ring."""
         self.ring.reset()
@@ -273,6 +289,7 @@ class StaticKeyValueCache:
             self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
 
 
-def _check_batch_size(buffer: Tensor | None, x: Tensor) -> None:
+def check_batch_size(buffer: Tensor | None, x: Tensor) -> None:
+    """Raises ValueError if a buffer of a cache has another batch size than what follows."""
     if buffer is not None and buffer.shape[0] != x.shape[0]:
         raise ValueError(f"batch size {x.shape[0]} differs from that of the cache, {buffer.shape[0]}")

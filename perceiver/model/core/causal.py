@@ -16,6 +16,7 @@ from perceiver.model.core.loss import token_cross_entropy
 from perceiver.model.core.packing import latent_indices
 from perceiver.model.core.perceiver_ar import AttentionInputs, PerceiverAR
 from perceiver.model.core.perceiver_io import init_parameters
+from perceiver.model.core.token_shift import TokenShiftInputAdapter
 
 
 class CausalSequenceModel(PerceiverAR):
@@ -25,7 +26,8 @@ class CausalSequenceModel(PerceiverAR):
     """
 
     def __init__(self, config: CausalSequenceModelConfig):
-        input_adapter = TokenInputAdapter(
+        adapter_class = TokenShiftInputAdapter if config.token_shift else TokenInputAdapter
+        input_adapter = adapter_class(
             vocab_size=config.vocab_size,
             max_seq_len=config.max_seq_len,
             num_input_channels=config.num_channels,

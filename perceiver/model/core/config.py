@@ -285,6 +285,8 @@ class CausalSequenceModelConfig(PerceiverARConfig):
         output_bias: Whether the output has a bias.
         abs_pos_emb: Whether there is a learned position embedding. With it, rotary position embeddings rotate half of
             the channels of a head, without it all.
+        token_shift: Whether a linear layer of the token before is added to each token's embedding. With it, one read
+            finds by content what follows something; see `perceiver.model.core.token_shift`.
         init_scale: Standard deviation of initial weights.
     """
 
@@ -295,6 +297,7 @@ class CausalSequenceModelConfig(PerceiverARConfig):
     output_norm: bool = False
     output_bias: bool = True
     abs_pos_emb: bool = True
+    token_shift: bool = field(default=False, metadata=SINCE_1_0)
     init_scale: float = 0.02
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from perceiver.model.core.layers import (
 from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.packing import Packing, check_packed
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
+from perceiver.model.core.token_shift import TokenShiftInputAdapter, last_token, remember, with_previous
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class AttentionInputs:
     """What the layers of Perceiver AR work on.
 
     Attributes:
-        x: Tokens (B, M + N).
+        x: Tokens (B, M + N), or what the input adapter takes instead, one of it for each.
         prefix_len: Number M of prefix tokens.
         pos: Their positions (B, M + N) or (1, M + N).
         mask: What latents attend to in the cross-attention.
         latent_mask: What latents attend to in self-attention.
-        cache: A cache, or None, for each attention layer.
+        cache: A cache, or None, for each attention layer, and for what else `PerceiverAR.windows` has.
     """
 
     x: Tensor
@@ -77,7 +78,8 @@ class PerceiverAR(nn.Module):
     """Causal cross-attention layer and causal self-attention layers.
 
     Args:
-        input_adapter: Turns tokens (B, M) and their positions (B, M) into (B, M, D).
+        input_adapter: Turns tokens (B, M) and their positions (B, M) into (B, M, D). A `TokenShiftInputAdapter` gets
+            pairs of tokens.
         config: Attention layers.
         max_seq_len: Window of the cross-attention: largest number of positions, prefix and latents together.
         max_latents: Window of the self-attention: largest number of latents.
@@ -100,6 +102,7 @@ class PerceiverAR(nn.Module):
         self.num_rotary_layers = config.num_self_attention_rotary_layers % (num_layers + 1)  # -1: all
         self.cross_attention_dropout = config.cross_attention_dropout
         self.input_adapter = input_adapter
+        self.token_shift = isinstance(input_adapter, TokenShiftInputAdapter)
         self.frequencies = FrequencyPositionEncoding(num_rotary_channels)
         self.cross_attention = self.cross_attention_layer(config, num_channels)
         self.self_attention = SelfAttentionBlock(
@@ -130,11 +133,11 @@ class PerceiverAR(nn.Module):
 
     @property
     def windows(self) -> list[int]:
-        """Number of keys that each attention layer sees at most."""
-        return [self.max_seq_len] + [self.max_latents] * len(self.self_attention)
+        """Number of keys that each attention layer sees at most. With token shift, tokens of latents come last."""
+        return [self.max_seq_len] + [self.max_latents] * (len(self.self_attention) + self.token_shift)
 
     def new_cache(self, max_length: int | None = None) -> list[KeyValueCache]:
-        """An empty cache per attention layer, for `forward`.
+        """Empty caches, one for each of `windows`, for `forward`.
 
         Args:
             max_length: Number of tokens that will be cached in all, if that is known.
@@ -147,7 +150,7 @@ class PerceiverAR(nn.Module):
 
     def new_rings(self) -> list[Ring]:
         """What the layers of a static cache share: a ring for each layer, the same for layers with equal windows."""
-        return [Ring(self.max_seq_len)] + [Ring(self.max_latents)] * len(self.self_attention)
+        return [Ring(self.max_seq_len)] + [Ring(self.max_latents)] * (len(self.windows) - 1)
 
     def forward(
         self,
@@ -182,6 +185,8 @@ class PerceiverAR(nn.Module):
         if pad_mask is not None and is_readable(pad_mask):
             pad_mask = pad_mask if pad_mask.any() else None  # without padding there are faster kernels
         pos = positions(x.shape[1], pad_mask, start=num_cached, device=x.device)  # B M+N
+        if self.token_shift:
+            x = with_previous(x, pad_mask, None if cache is None else last_token(cache[-1], x))
         num_dropped = int(prefix_len * self.cross_attention_dropout) if self.training and cache is None else 0
         if num_dropped:
             x, pos, pad_mask = drop_prefix(x, pos, pad_mask, prefix_len, num_dropped)
@@ -191,6 +196,8 @@ class PerceiverAR(nn.Module):
             latent_mask = AttentionMask.of_padding(None if pad_mask is None else pad_mask[:, prefix_len:], causal=True)
         else:
             mask, latent_mask = cache[0].expect(x, pad_mask), cache[1].expect(x[:, prefix_len:], pad_mask)
+            if self.token_shift:
+                remember(cache[-1], x[:, prefix_len:], pad_mask)
         return AttentionInputs(x, prefix_len, pos, mask, latent_mask, cache or [None] * len(self.windows))
 
     def prepare_packed(self, x: Tensor, lengths: Sequence[int]) -> AttentionInputs:
@@ -206,7 +213,8 @@ class PerceiverAR(nn.Module):
         mask = AttentionMask(causal=True, documents=packing.documents)
         latent_mask = AttentionMask(causal=True, documents=packing.documents.latents())
         cache = [None] * len(self.windows)
-        return AttentionInputs(x[:, packing.order], packing.prefix_len, packing.positions, mask, latent_mask, cache)
+        x = (with_previous(x) if self.token_shift else x)[:, packing.order]
+        return AttentionInputs(x, packing.prefix_len, packing.positions, mask, latent_mask, cache)
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """All layers, from tokens to latents (B, N, D). Tensors in, tensors out: this can be compiled."""
@@ -267,7 +275,7 @@ def drop_prefix(
     """Drops random prefix positions, others for each example (arXiv 2202.07765, section 3.3: cross-attend dropout).
 
     Args:
-        x: Tokens (B, M + N).
+        x: Tokens (B, M + N), or pairs of them (B, M + N, 2).
         pos: Their positions (B or 1, M + N).
         pad_mask: Boolean (B, M + N), or None.
         prefix_len: Number M of prefix tokens.

@@ -58,8 +58,9 @@ def test_the_loss_is_the_mean_over_the_labels_of_all_documents() -> None:
     torch.testing.assert_close(model.loss(padded_labels, padded_x, pad_mask), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_no_gradient_crosses_documents() -> None:
-    model, ends = clm_model(), torch.tensor(LENGTHS).cumsum(0).tolist()
+@pytest.mark.parametrize("config", ["absolute", "token shift"])
+def test_no_gradient_crosses_documents(config) -> None:
+    model, ends = clm_model(CONFIGS[config]), torch.tensor(LENGTHS).cumsum(0).tolist()
     x = model.txt_embedding(token_ids(1, sum(LENGTHS))).detach().requires_grad_()
     parts = model.latents_packed(x, LENGTHS).split([min(n, MAX_LATENTS) for n in LENGTHS], dim=1)
     for part, length, end in zip(parts, LENGTHS, ends, strict=True):

@@ -258,15 +258,8 @@ def test_a_cache_and_checkpointing_exclude_each_other() -> None:
 
 def embedding_gradients(model: CausalSequenceModel, x: Tensor, prefix_len: int, latent: int, cached: bool) -> Tensor:
     """Whether any logit of a latent depends on the embedding of a token: (M + N,)"""
-    embedded: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[-1]
-
-    handle = model.input_adapter.register_forward_hook(keep)
-    logits = model(x, prefix_len, None, model.new_cache() if cached else None)
-    handle.remove()
+    embedded = model.txt_embedding(x).detach().requires_grad_()
+    logits = model(embedded, prefix_len, None, model.new_cache() if cached else None)
     (gradient,) = torch.autograd.grad(logits[:, latent].square().sum(), embedded)
     return gradient.abs().sum(dim=(0, 2))
 
@@ -773,6 +766,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "output_norm": (True, {}),
     "output_bias": (False, {}),
     "abs_pos_emb": (False, {"num_channels": 20}),
+    "token_shift": (True, {}),
     "init_scale": (0.5, {}),
 }
 NO_EFFECT = {"max_heads_parallel": 1}  # documented: results and memory don't depend on it

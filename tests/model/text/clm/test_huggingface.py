@@ -56,6 +56,9 @@ CONTRASTIVE = {"penalty_alpha": 0.6, "top_k": 4}
 LIT_CKPTS = [GOLDEN / "clm_1" / f"{name}.ckpt" for name in ("lit", "lit_080", "lit_cli")]
 every_golden = pytest.mark.parametrize("name", CLM_MODELS)
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+with_and_without_token_shift = pytest.mark.parametrize(
+    "config", ["absolute", pytest.param("token shift", marks=pytest.mark.slow)]
+)
 
 
 def hf_model(config: clm.CausalLanguageModelConfig | None = None, seed: int = 0) -> Any:  # not as transformers types it
@@ -132,6 +135,15 @@ def test_conversion_warns_of_tokens_that_the_model_does_not_know(tmp_path: Path)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     with pytest.warns(UserWarning, match="has 263 ids, the model's vocabulary only 262"):
         clm.convert_checkpoint(tmp_path / "out", LIT_CKPTS[0], str(tmp_path / "tokenizer"))
+
+
+def test_token_shift_is_saved_and_named_only_where_it_is_on(tmp_path: Path) -> None:
+    model, x = hf_model(CONFIGS["token shift"]), token_ids(2, 9)
+    assert "token_shift" not in hf_model().config.model_config
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_config"]["token_shift"] is True
+    assert "backend_model.input_adapter.token_shift.weight" in load_file(tmp_path / "model.safetensors")
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(tmp_path)(x).logits, model(x).logits, **TIGHT)
 
 
 # --- forward ---
@@ -337,12 +349,16 @@ def test_default_number_of_latents_is_one_or_what_is_needed() -> None:
 @every_mode
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize(
-    "lengths, num_latents", [([7, 3, 5], 3), ([1, 9, 4], None), ([17, 6, 16], 5), ([22, 5, 13], 5)]
+    "config, lengths, num_latents",
+    [
+        *(("absolute", *lengths) for lengths in (([7, 3, 5], 3), ([1, 9, 4], None), ([17, 6, 16], 5))),
+        *((config, [22, 5, 13], 5) for config in ("absolute", "token shift")),
+    ],
 )
 def test_a_left_padded_batch_equals_each_prompt_alone(
-    mode: str, num_beams: int, lengths: list[int], num_latents: int | None
+    mode: str, num_beams: int, config: str, lengths: list[int], num_latents: int | None
 ) -> None:
-    model = hf_model()
+    model = hf_model(CONFIGS[config])
     x, attention_mask, alone = left_padded(lengths)
     kwargs = {"num_latents": num_latents, "num_beams": num_beams, "max_new_tokens": 12, **MODES[mode][0]}
     result = generate(model, x, attention_mask=attention_mask, **kwargs)
@@ -350,9 +366,10 @@ def test_a_left_padded_batch_equals_each_prompt_alone(
         assert torch.equal(row[x.shape[1] :], generate(model, prompt, **kwargs)[0, prompt.shape[1] :])
 
 
+@with_and_without_token_shift
 @pytest.mark.parametrize("mode", ["cached", "uncached"])
-def test_padding_among_the_latents(mode: str) -> None:
-    model = hf_model()
+def test_padding_among_the_latents(mode: str, config: str) -> None:
+    model = hf_model(CONFIGS[config])
     x, attention_mask, alone = left_padded([9, 1, 4, 2])
     kwargs = {"num_latents": 5, **MODES[mode][0]}
     result = generate(model, x, attention_mask=attention_mask, **kwargs)
@@ -402,8 +419,9 @@ def test_enough_beams_find_the_most_probable_sequence(mode: str, length: int) ->
     assert torch.equal(result[:, length:], every[best])
 
 
-def test_beams_with_and_without_cache_while_latents_grow() -> None:
-    model, x = hf_model(), token_ids(2, 6)
+@with_and_without_token_shift
+def test_beams_with_and_without_cache_while_latents_grow(config: str) -> None:
+    model, x = hf_model(CONFIGS[config]), token_ids(2, 6)
     kwargs = {"num_beams": 4, "num_return_sequences": 3, "max_new_tokens": MAX_LATENTS}
     result = generate(model, x, **kwargs)
     assert result.shape == (6, 6 + MAX_LATENTS)
@@ -477,7 +495,7 @@ def contrastive_reference(
     return torch.cat([prompt[:first], x])
 
 
-@pytest.mark.parametrize("config", ["absolute", "rotary", "one latent"])
+@pytest.mark.parametrize("config", ["absolute", "rotary", "one latent", "token shift"])
 @pytest.mark.parametrize("length, num_latents", [(1, 1), (15, 3), (23, 5)])
 def test_contrastive_search_equals_a_loop(config: str, length: int, num_latents: int) -> None:
     model, x = hf_model(CONFIGS[config]), token_ids(1, length)
@@ -489,8 +507,9 @@ def test_contrastive_search_equals_a_loop(config: str, length: int, num_latents:
 
 
 @pytest.mark.parametrize("lengths, num_latents", [([7, 3, 5], 3), ([17, 6, 16], 5)])
-def test_contrastive_search_in_a_left_padded_batch(lengths: list[int], num_latents: int) -> None:
-    model, (x, attention_mask, alone) = hf_model(), left_padded(lengths)
+@with_and_without_token_shift
+def test_contrastive_search_in_a_left_padded_batch(config: str, lengths: list[int], num_latents: int) -> None:
+    model, (x, attention_mask, alone) = hf_model(CONFIGS[config]), left_padded(lengths)
     result = generate(
         model, x, attention_mask=attention_mask, num_latents=num_latents, max_new_tokens=12, **CONTRASTIVE
     )
@@ -542,26 +561,34 @@ ASSISTANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "another": lambda: {"assistant_model": hf_model(seed=1)},
     "smaller": lambda: {"assistant_model": hf_model(clm_config(**ONE_LAYER))},
     "smaller windows": lambda: {"assistant_model": hf_model(clm_config(max_seq_len=7, max_latents=3), seed=2)},
+    "token shift": lambda: {"assistant_model": hf_model(clm_config(token_shift=True), seed=2)},
     "larger windows": lambda: {"assistant_model": hf_model(clm_config(max_seq_len=41, max_latents=11), seed=2)},
     "prompt lookup": lambda: {"prompt_lookup_num_tokens": 3},
 }
 
 
 @pytest.mark.parametrize(
-    "assistant, length, num_latents, num_new",
-    [*((assistant, 23, 5, 9) for assistant in ASSISTANTS), ("smaller windows", 1, 1, 20), ("prompt lookup", 1, 1, 20)],
+    "config, assistant, length, num_latents, num_new",
+    [
+        *(("absolute", assistant, 23, 5, 9) for assistant in ASSISTANTS),
+        *(("absolute", assistant, 1, 1, 20) for assistant in ("smaller windows", "prompt lookup")),
+        *(("token shift", assistant, 23, 5, 9) for assistant in ("token shift", "another", "prompt lookup")),
+    ],
 )
-def test_assisted_generation_equals_greedy(assistant: str, length: int, num_latents: int, num_new: int) -> None:
-    model, x = hf_model(), token_ids(1, length)
+def test_assisted_generation_equals_greedy(
+    config: str, assistant: str, length: int, num_latents: int, num_new: int
+) -> None:
+    model, x = hf_model(CONFIGS[config]), token_ids(1, length)
     expected = generate(model, x, num_latents=num_latents, max_new_tokens=num_new)
     result = generate(model, x, num_latents=num_latents, max_new_tokens=num_new, **ASSISTANTS[assistant]())
     assert torch.equal(result, expected)
 
 
+@with_and_without_token_shift
 @pytest.mark.parametrize("seed", [0, 1])
-def test_assistant_with_many_candidates(seed: int) -> None:
+def test_assistant_with_many_candidates(seed: int, config: str) -> None:
     """More than the margin of the cache, all of which may have to be taken back."""
-    model, assistant, x = hf_model(), hf_model(seed=seed), token_ids(1, 6)
+    model, assistant, x = hf_model(CONFIGS[config]), hf_model(CONFIGS[config], seed), token_ids(1, 6)
     config = assistant.generation_config
     config.num_assistant_tokens, config.assistant_confidence_threshold = 120, 0.0
     config.num_assistant_tokens_schedule = "constant"
@@ -681,8 +708,9 @@ def test_bfloat16(kwargs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("only_new", [False, True])
 @pytest.mark.parametrize("lengths", [[6], [7, 3, 5], [23, 9]])
-def test_continuing_equals_uninterrupted(lengths: list[int], only_new: bool) -> None:
-    model = hf_model()
+@with_and_without_token_shift
+def test_continuing_equals_uninterrupted(config: str, lengths: list[int], only_new: bool) -> None:
+    model = hf_model(CONFIGS[config])
     x, attention_mask, _ = left_padded(lengths)
     first = generate(model, x, attention_mask=attention_mask, max_new_tokens=9, return_dict_in_generate=True)
     ids, cache = first.sequences, first.past_key_values
@@ -694,10 +722,10 @@ def test_continuing_equals_uninterrupted(lengths: list[int], only_new: bool) -> 
     assert torch.equal(result, expected[:, -result.shape[1] :]) and result.shape[1] == new_ids.shape[1] + 21
 
 
-@pytest.mark.parametrize("only_new", [False, True])
-def test_continuing_with_more_new_tokens(only_new: bool) -> None:
+@pytest.mark.parametrize("config, only_new", [("absolute", False), ("absolute", True), ("token shift", True)])
+def test_continuing_with_more_new_tokens(config: str, only_new: bool) -> None:
     """A second turn of a conversation: several new tokens at once."""
-    model, x, more = hf_model(), token_ids(2, 6), token_ids(2, 8)
+    model, x, more = hf_model(CONFIGS[config]), token_ids(2, 6), token_ids(2, 8)
     first = generate(model, x, max_new_tokens=9, return_dict_in_generate=True)
     ids, n = torch.cat([first.sequences, more], dim=1), first.past_key_values.get_seq_length()
     mask = torch.ones_like(ids)
@@ -728,9 +756,10 @@ def test_continuing_in_reset_mode() -> None:
         )
 
 
-def test_continuing_after_contrastive_search() -> None:
+@with_and_without_token_shift
+def test_continuing_after_contrastive_search(config: str) -> None:
     """Its cache, too, is without the last token, so that any other search may continue."""
-    model, x = hf_model(), token_ids(2, 6)
+    model, x = hf_model(CONFIGS[config]), token_ids(2, 6)
     first = generate(model, x, max_new_tokens=9, return_dict_in_generate=True, **CONTRASTIVE)
     assert first.past_key_values.get_seq_length() == 14
     result = generate(model, first.sequences, past_key_values=first.past_key_values)

@@ -21,6 +21,7 @@ from transformers import PerceiverTokenizer
 from perceiver.data.text import Task
 from perceiver.model.core.checkpoint import read_checkpoint
 from perceiver.model.core.sampling import sample
+from perceiver.model.text.clm.huggingface import PerceiverCausalLanguageModel, convert_checkpoint
 from perceiver.model.text.clm.lightning import LitCausalLanguageModel
 from tests.model.clm_helpers import CLM_MODELS, clm_config, golden_clm
 from tests.model.helpers import GOLDEN, assert_close, assert_same_parameters, golden_cases
@@ -128,6 +129,17 @@ def test_own_checkpoint_round_trip(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "last.ckpt").state_dict.keys() == lit_model.backend_model.state_dict().keys()
     replaced = LitCLM.load_from_checkpoint(tmp_path / "last.ckpt", validation_sample_prompt=None)
     assert replaced.validation_sample_prompt is None
+
+
+def test_token_shift_is_trained_and_converted(tmp_path: Path) -> None:
+    lit_model = LitCLM.create(clm_config(vocab_size=262, max_seq_len=13, token_shift=True))
+    before = lit_model.backend_model.input_adapter.token_shift.weight.detach().clone()
+    fitted(tmp_path, lit_model, max_steps=1).save_checkpoint(tmp_path / "last.ckpt")
+    assert (lit_model.backend_model.input_adapter.token_shift.weight - before).abs().max() > 1e-4
+    convert_checkpoint(tmp_path / "folder", tmp_path / "last.ckpt", str(GOLDEN / "clm_1" / "hub"))
+    model, x = PerceiverCausalLanguageModel.from_pretrained(tmp_path / "folder"), Examples()[0][1][None]
+    expected = lit_model.eval()(x, 8)
+    torch.testing.assert_close(model(x, prefix_len=8).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_forward_takes_ids_prefix_and_pad_mask() -> None:

@@ -62,7 +62,9 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    "config, mode", [("absolute", mode) for mode in MODES] + [(config, "greedy") for config in list(CONFIGS)[1:]]
+    "config, mode",
+    [(config, mode) for config in ("absolute", "token shift") for mode in MODES]
+    + [(config, "greedy") for config in CONFIGS if config not in ("absolute", "token shift")],
 )
 def test_equals_the_dynamic_cache(config: str, mode: str) -> None:
     """Of a short prompt and of one longer than the window, with padding, until everything slides."""
@@ -97,13 +99,16 @@ def test_recorded_generations_compiled(name: str) -> None:
     assert 1 <= compilation.statistics.num_graphs - before <= 3  # for one example, for several of them
 
 
+@pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize(
     "backend, batch_size", [("eager", 1), *(pytest.param("inductor", n, marks=pytest.mark.slow) for n in (1, 2, 3))]
 )
-def test_one_graph_serves_everything(backend: str, batch_size: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_graph_serves_everything(
+    backend: str, batch_size: int, token_shift: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Growing buffers, sliding windows, prompts of any length, with and without padding, continuing from a cache."""
     torch.compiler.reset()  # a graph of several examples that another test has made serves these, too
-    model = hf_model(clm_config(max_seq_len=150, max_latents=137, **ONE_LAYER))
+    model = hf_model(clm_config(max_seq_len=150, max_latents=137, token_shift=token_shift, **ONE_LAYER))
     before, static = copy.copy(compilation.statistics), compiled_by(backend)
     for length in (4, 60):
         x = token_ids(batch_size, length)
@@ -147,9 +152,10 @@ def test_hidden_states_of_all_layers_are_not_compiled() -> None:
     assert compilation.statistics.num_graphs == before
 
 
+@pytest.mark.parametrize("config", ["absolute", "token shift"])
 @torch.no_grad()
-def test_a_step_of_embeddings() -> None:
-    model, x = hf_model(), token_ids(2, 5)
+def test_a_step_of_embeddings(config: str) -> None:
+    model, x = hf_model(CONFIGS[config]), token_ids(2, 5)
     expected, embedded = model(x).logits, model.get_input_embeddings()(x)
     cache = model.new_static_cache()
     parts = [model(inputs_embeds=embedded[:, :3], past_key_values=cache)]
