@@ -67,37 +67,10 @@ class RereadingModel(CausalSequenceModel):
         return x
 
 
-class PreviousTokenInputAdapter(TokenInputAdapter):
-    """Token embeddings to which a linear layer of the token before is added.
-
-    Prefix tokens go through no layer before they are read: none knows its neighbour. With this they know one, as with
-    the smeared keys of arXiv 2209.11895 (In-context learning and induction heads), and one read finds what follows.
-    """
-
-    def __init__(self, *, vocab_size: int, max_seq_len: int, num_input_channels: int):
-        super().__init__(vocab_size=vocab_size, max_seq_len=max_seq_len, num_input_channels=num_input_channels)
-        self.previous = nn.Linear(num_input_channels, num_input_channels, bias=False)
-
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        embedded = super().forward(x, positions)
-        return embedded + nn.functional.pad(self.previous(embedded)[:, :-1], (0, 0, 1, 0))
-
-
-class PreviousTokenModel(CausalSequenceModel):
-    """Perceiver AR whose tokens know the token before them. Without a cache."""
-
-    def __init__(self, config: CausalSequenceModelConfig):
-        super().__init__(config)
-        self.input_adapter = PreviousTokenInputAdapter(
-            vocab_size=config.vocab_size, max_seq_len=config.max_seq_len, num_input_channels=config.num_channels
-        )
-        self.init_parameters()
-
-
 class PerceiverARLearner(nn.Module):
-    """Perceiver AR: one causal cross-attention, and self-attention of the last positions."""
+    """Perceiver AR: one causal cross-attention, self-attention of the last positions. `options` are of its config."""
 
-    def __init__(self, task: NextTokens, model_class: type[CausalSequenceModel] = CausalSequenceModel):
+    def __init__(self, task: NextTokens, model_class: type[CausalSequenceModel] = CausalSequenceModel, **options: bool):
         super().__init__()
         self.num_scored = task.num_scored
         self.model = model_class(
@@ -107,11 +80,12 @@ class PerceiverARLearner(nn.Module):
                 max_latents=task.num_latents,
                 num_channels=CHANNELS,
                 num_heads=HEADS,
-                num_self_attention_layers=LAYERS - 1,
+                num_self_attention_layers=task.num_layers - 1,
                 num_self_attention_rotary_layers=-1,
                 cross_attention_dropout=0.0,  # what is dropped from the prefix can't be recalled
                 output_norm=True,
                 init_scale=INIT_SCALE,
+                **options,
             )
         )
 
@@ -142,7 +116,7 @@ class Decoder(nn.Module):
                 SelfAttention(num_channels=CHANNELS, num_heads=HEADS, causal=True, qkv_bias=False, out_bias=False),
                 MLP(CHANNELS, WIDENING, bias=False),
             )
-            for _ in range(LAYERS)
+            for _ in range(task.num_layers)
         )
         self.norm = nn.LayerNorm(CHANNELS)
         init_parameters(self, INIT_SCALE)
@@ -282,7 +256,7 @@ class PointNet(Classifier):
 LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar": PerceiverARLearner,
     "perceiver-ar-2-reads": partial(PerceiverARLearner, model_class=RereadingModel),
-    "perceiver-ar-previous": partial(PerceiverARLearner, model_class=PreviousTokenModel),
+    "perceiver-ar-previous": partial(PerceiverARLearner, token_shift=True),
     "decoder": Decoder,
     "perceiver-io": PerceiverIOLearner,
     "encoder": Encoder,

@@ -39,6 +39,7 @@ class NextTokens:
         seq_len: Positions M.
         num_scored: The last positions, the only ones that the test scores.
         num_latents: Latents of Perceiver AR. Divides `num_scored`.
+        num_layers: Layers of attention and MLP of each model.
         metric: "accuracy" over the scored labels, or "bits" per label.
         draw: (examples, generator, whether for the test) -> inputs and labels.
         batch_size: Examples in a step.
@@ -55,6 +56,7 @@ class NextTokens:
     batch_size: int = 32
     num_test: int = 64
     text: Tensor | None = None
+    num_layers: int = 4
 
     def batch(self, generator: torch.Generator) -> Batch:
         return self.draw(self.batch_size, generator, False)
@@ -294,6 +296,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "copy-1024": lambda: copy(1024),
     "copy-8192": lambda: replace(copy(8192), num_latents=512, batch_size=2, num_test=4),
     "recall": recall,
+    "recall-64": lambda: replace(recall(64, 128), num_latents=16, num_layers=8),
     "passkey": passkey,
     "pydoc": pydoc,
     "digits": digits,

@@ -1,25 +1,27 @@
 """The learning benchmark: its tasks are what they say, its models see no more than they may, its tables add up."""
 
 import json
+import re
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.learning import lengths, report, run, tasks
+from benchmarks.learning import caches, lengths, report, run, tasks
 from benchmarks.learning.models import (
     LEARNERS,
     Boosting,
+    Decoder,
     Encoder,
     NGram,
+    PerceiverARLearner,
     PerceiverIOLearner,
     PointNet,
-    PreviousTokenInputAdapter,
     models_of,
 )
-from perceiver.model.core.modules import TokenInputAdapter
 
 SMALL: dict[str, Callable[[], tasks.Task]] = {
     "copy": lambda: tasks.copy(48),
@@ -279,11 +281,25 @@ def test_the_page_has_the_tables_of_the_runs() -> None:
     assert all(json.loads(json.dumps(r)) == r and r["curve"] for r in runs)
 
 
-def test_tokens_know_the_one_before_them() -> None:
+def test_what_is_recalled_from_a_cache_and_its_size() -> None:
+    task = replace(SMALL["recall"](), num_latents=5, num_layers=3)  # type: ignore[type-var]
     torch.manual_seed(0)
-    adapter = PreviousTokenInputAdapter(vocab_size=11, max_seq_len=7, num_input_channels=5)
-    x = torch.tensor([[3, 4, 5, 6]])
-    changed = (adapter(x) - adapter(torch.tensor([[3, 9, 5, 6]]))).abs().amax(dim=2)[0]
-    assert changed[1] > 0 and changed[2] > 0 and changed[0] == 0 and changed[3] == 0
-    plain = TokenInputAdapter.forward(adapter, x)
-    torch.testing.assert_close(adapter(x)[:, 1:], plain[:, 1:] + adapter.previous(plain[:, :-1]))
+    learner, (x, _) = PerceiverARLearner(task, token_shift=True), task.test()
+    logits, size = caches.cached_logits(learner, x[:3])
+    assert logits.shape == (3, task.num_scored, task.vocab_size)
+    torch.testing.assert_close(logits[:, :5], learner.logits(x[:3])[:, :5], rtol=1e-4, atol=1e-4)
+    # keys and values of 20 positions, those of 5 latents in two layers, and 5 tokens
+    assert size == 20 * 2 * 64 + 2 * 5 * 2 * 64 + 5
+    assert caches.decoder_size(Decoder(task), 20) == 3 * 20 * 2 * 64
+    row = caches.row(task, "perceiver-ar-previous", 0, 0.01, 2e-3)
+    assert re.fullmatch(
+        r"perceiver-ar-previous seed 0: .* with its cache, .* 3,845 elements, 0.501 of the 7,680 .*", row
+    )
+
+
+def test_a_longer_recall_needs_a_fifth_of_a_decoder_s_cache() -> None:
+    task = tasks.TASKS["recall-64"]()
+    assert isinstance(task, tasks.NextTokens) and task.seq_len == 256 and task.vocab_size == 256
+    learner = PerceiverARLearner(task, token_shift=True)
+    _, size = caches.cached_logits(learner, task.test()[0][:1])
+    assert size <= caches.decoder_size(Decoder(task), task.seq_len) / 5
