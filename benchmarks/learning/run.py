@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from benchmarks.learning.models import COUNTERS, LEARNERS, models_of
+from benchmarks.learning.counters import COUNTERS
+from benchmarks.learning.models import LEARNERS, models_of
 from benchmarks.learning.tasks import TASKS, NextTokens, Task
 
 RESULTS = Path(__file__).parent / "results" / "runs.jsonl"
@@ -195,7 +196,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     torch.set_num_threads(1)
-    task = TASKS[arguments.task]()
+    try:
+        task = TASKS[arguments.task]()
+    except ModuleNotFoundError as error:  # of a task whose data are another package's
+        raise SystemExit(f"{arguments.task}: {error}") from error
     names = arguments.model or models_of(task)
     if wrong := set(names) - set(models_of(task)):
         raise SystemExit(f"{', '.join(sorted(wrong))} can't do {arguments.task}: {', '.join(models_of(task))} can")

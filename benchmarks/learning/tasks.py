@@ -1,4 +1,4 @@
-"""Tasks that need no download: each is a generator, or data that comes with Python or scikit-learn.
+"""Tasks that need no download: each is a generator, or data that comes with Python or a package.
 
 `NextTokens`: a stream of sequences, of which some tokens are to be predicted.
 `Classification`: a fixed set of examples for training, another for the test.
@@ -7,8 +7,10 @@
     recall        pairs of key and value in random order, then each key asks for its value (arXiv 2312.04927, MQAR)
     passkey       five digits somewhere in random letters are asked for at the end
     pydoc         bytes of the help topics that come with Python
+    chorales      Bach's chorales as MIDI events (music21)
     digits        8 x 8 images of scikit-learn
     mnist1d       series of 40 values, made as arXiv 2011.14439 describes them
+    leaf          outlines of leaves as series of 427 values, OSULeaf of the UCR archive (aeon)
     points        clouds of 256 points of eight shapes, at any angle around an axis, with noise
     listops       nested operations on digits (Long Range Arena, arXiv 2011.04006), shorter: up to 256 symbols
 """
@@ -23,6 +25,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+
+from benchmarks.learning import corpora
+from perceiver.processing.midi import PAD, VOCAB_SIZE
 
 TEST_SEED = 20_000  # of what is drawn for the test: no seed of a run
 
@@ -147,19 +152,33 @@ def passkey(seq_len: int = 256, num_digits: int = 5) -> NextTokens:
     return NextTokens(letters[1], seq_len, 32, 32, "accuracy", draw, num_test=128)
 
 
-def pydoc(seq_len: int = 512, num_latents: int = 128) -> NextTokens:
-    from pydoc_data.topics import topics
-
-    text = torch.tensor(list("\n".join(topics[name] for name in sorted(topics)).encode()))
-    text, test = text.tensor_split([len(text) * 9 // 10])
+def stream(train: list[int], test: list[int], vocab_size: int, seq_len: int, num_latents: int) -> NextTokens:
+    """Windows that begin anywhere in a text; the last tokens, as many as latents, are scored."""
+    text, test_text = torch.tensor(train), torch.tensor(test)
 
     def draw(n: int, generator: torch.Generator, for_test: bool) -> Batch:
-        source = test if for_test else text
+        source = test_text if for_test else text
         start = torch.randint(len(source) - seq_len, (n, 1), generator=generator)
         tokens = source[start + torch.arange(seq_len + 1)]
         return tokens[:, :-1], tokens[:, 1:]
 
-    return NextTokens(256, seq_len, num_latents, num_latents, "bits", draw, batch_size=8, num_test=64, text=text)
+    return NextTokens(vocab_size, seq_len, num_latents, num_latents, "bits", draw, batch_size=8, text=text)
+
+
+def pydoc(seq_len: int = 512, num_latents: int = 128) -> NextTokens:
+    from pydoc_data.topics import topics
+
+    text = list("\n".join(topics[name] for name in sorted(topics)).encode())
+    num_train = len(text) * 9 // 10
+    return stream(text[:num_train], text[num_train:], 256, seq_len, num_latents)
+
+
+def chorales(seq_len: int = 512, num_latents: int = 128) -> NextTokens:
+    train: list[int] = []
+    test: list[int] = []
+    for i, piece in enumerate(corpora.chorales()):
+        (test if i % 10 == 9 else train).extend([*piece, PAD])
+    return stream(train, test, VOCAB_SIZE, seq_len, num_latents)
 
 
 def on_grid(values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
@@ -215,6 +234,11 @@ def mnist1d(num_train: int = 4000, num_test: int = 1000) -> Classification:
         series.append(resample(x, 40))
     x = np.stack(series)
     return Classification(on_grid(x / x[:num_train].std(), (40,)), torch.as_tensor(y), num_train, 10, (40,))
+
+
+def leaf() -> Classification:
+    x, y, num_train = corpora.leaves()  # each series has mean 0 and variance 1
+    return Classification(on_grid(x, (x.shape[1],)), torch.as_tensor(y), num_train, 6, (x.shape[1],), batch_size=32)
 
 
 def points(num_train: int = 4000, num_test: int = 500, num_points: int = 256) -> Classification:
@@ -299,8 +323,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     "recall-64": lambda: replace(recall(64, 128), num_latents=16, num_layers=8),
     "passkey": passkey,
     "pydoc": pydoc,
+    "chorales": chorales,
     "digits": digits,
     "mnist1d": mnist1d,
+    "leaf": leaf,
     "points": points,
     "listops": listops,
 }

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from benchmarks.learning import caches, lengths, report, run, tasks
+from benchmarks.learning.counters import Boosting, NGram
 from benchmarks.learning.models import (
     LEARNERS,
-    Boosting,
     Decoder,
     Encoder,
-    NGram,
     PerceiverARLearner,
     PerceiverIOLearner,
     PointNet,
