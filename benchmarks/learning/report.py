@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning.report
 
-The tables stand between two comments in the page, `<!-- tables -->` and `<!-- end of tables -->`; the rest of the page
-is written by hand. Curves are pictures in docs/images.
+In the page they stand between comments, `<!-- summary -->` and `<!-- end of summary -->`, `<!-- tables -->` and
+`<!-- end of tables -->`; the rest of the page is written by hand. Curves are pictures in docs/images.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning.counters import COUNTERS
+from benchmarks.learning.models import LEARNERS
 from benchmarks.learning.run import RESULTS, read
 
 ROOT = Path(__file__).parents[2]
 PAGE, IMAGES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "images"
-BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->"
-UNITS = {"accuracy": "accuracy in %", "bits": "bits per byte, less is better"}
+ORDER = [*LEARNERS, *COUNTERS]  # of models in a table
+UNITS = {"accuracy": "accuracy in %", "bits": "bits per token, less is better"}
 PUBLISHED = {
     "copy": "Perceiver AR, 131,072 positions: 100 % (arXiv 2202.07765)",
     "listops": "Long Range Arena, sequences of 500 to 2,000: Transformer 36.4 %, Perceiver 37.2 to 37.5 %",
@@ -27,6 +29,7 @@ PUBLISHED = {
 }
 
 Run = dict[str, Any]
+Key = tuple[str, float, float]  # task, minutes, learning rate: a table
 
 
 def spread(values: Sequence[float]) -> str:
@@ -45,12 +48,12 @@ def shared_step(runs: Sequence[Run]) -> int:
     return max(set.intersection(*tested), default=0) if tested else 0
 
 
-def grouped(runs: Sequence[Run]) -> dict[tuple[str, float, float], dict[str, list[Run]]]:
+def grouped(runs: Sequence[Run]) -> dict[Key, dict[str, list[Run]]]:
     """Runs by task, minutes and learning rate, and then by model.
 
     Models without steps have neither minutes nor a rate: they are in each table of their task.
     """
-    tables: dict[tuple[str, float, float], dict[str, list[Run]]] = {}
+    tables: dict[Key, dict[str, list[Run]]] = {}
     for run in runs:
         if run["minutes"]:
             of_table = tables.setdefault((run["task"], run["minutes"], run["lr"]), {})
@@ -59,7 +62,42 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, float, float], dict[str, lis
         for (task, _, _), of_table in tables.items():
             if task == run["task"] and not run["minutes"]:
                 of_table[run["model"]] = [run]
-    return tables
+    return {key: dict(sorted(models.items(), key=lambda item: place(item[0]))) for key, models in tables.items()}
+
+
+def place(model: str) -> int:
+    return ORDER.index(model) if model in ORDER else len(ORDER)
+
+
+def summary(runs: Sequence[Run]) -> str:
+    """What each model reaches in each task after equal time: a table for each kind of task, the best is bold."""
+    kinds: list[dict[Key, dict[str, list[Run]]]] = []
+    for key, models in grouped(runs).items():
+        # Tasks are of one kind if a model can do both
+        kind = next((kind for kind in kinds if any(not models.keys().isdisjoint(other) for other in kind.values())), {})
+        if not kind:
+            kinds.append(kind)
+        kind[key] = models
+    return "\n".join(map(_summary_of_kind, kinds))
+
+
+def _summary_of_kind(kind: dict[Key, dict[str, list[Run]]]) -> str:
+    names = sorted({name: None for models in kind.values() for name in models}, key=place)
+    lines = [f"| task | minutes | seeds | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
+    for (task, minutes, _), models in kind.items():
+        scores = {name: [run["curve"][-1][2] for run in of_model] for name, of_model in models.items()}
+        means = {name: round(statistics.mean(of_model), 2) for name, of_model in scores.items()}
+        is_bits = next(iter(models.values()))[0]["metric"] == "bits"
+        best = min(means.values()) if is_bits else max(means.values())
+        cells = [
+            "" if name not in means else f"**{spread(scores[name])}**" if means[name] == best else spread(scores[name])
+            for name in names
+        ]
+        seeds = {len(of_model) for of_model in models.values() if of_model[0]["minutes"]}
+        unit = ", bits" if is_bits else ""
+        count = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+        lines.append(f"| {task}{unit} | {minutes:g} | {count} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def file_name(task: str, minutes: float, lr: float) -> str:
@@ -125,15 +163,17 @@ def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def with_tables(page: str, runs: Sequence[Run]) -> str:
-    """The page with the tables of these runs.
+    """The page with the summary and the tables of these runs.
 
     Raises:
-        ValueError: if the page lacks one of the comments that the tables stand between.
+        ValueError: if the page lacks one of the comments that they stand between.
     """
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"the page must have the lines {BEGIN.strip()} and {END}")
-    head, rest = page.split(BEGIN, 1)
-    return head + BEGIN + "\n" + tables(runs) + "\n" + END + rest.split(END, 1)[1]
+    for name, text in (("summary", summary(runs)), ("tables", tables(runs))):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if begin not in page or end not in page:
+            raise ValueError(f"the page must have the lines {begin.strip()} and {end}")
+        page = page.split(begin, 1)[0] + begin + "\n" + text + "\n" + end + page.split(end, 1)[1]
+    return page
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -144,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     runs = read(arguments.results)
     arguments.page.write_text(with_tables(arguments.page.read_text(encoding="utf-8"), runs), encoding="utf-8")
-    curves(runs, arguments.images)
+    drawn = curves(runs, arguments.images)
+    for path in set(arguments.images.glob("evidence-*.svg")) - set(drawn):
+        path.unlink()  # its runs are no longer in the file
 
 
 if __name__ == "__main__":

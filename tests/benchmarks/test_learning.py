@@ -261,6 +261,39 @@ def test_tables_have_equal_time_and_equal_steps(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 
 
+def test_the_summary_marks_the_best_of_each_task() -> None:
+    def last(task: str, model: str, *scores: float, **others: Any) -> list[dict[str, Any]]:
+        return [fake(model, seed, [(9, 2.0, score)]) | {"task": task} | others for seed, score in enumerate(scores)]
+
+    runs = [
+        *last("recall", "decoder", 50.0, 60.0),
+        *last("recall", "perceiver-ar", 54.999),
+        *last("pydoc", "ngram", 1.5, metric="bits", minutes=0.0),
+        *last("pydoc", "decoder", 2.5, metric="bits"),
+        *last("digits", "cnn", 70.0),
+    ]
+    assert report.summary(runs).splitlines() == [
+        "| task | minutes | seeds | perceiver-ar | decoder | ngram |",
+        "|---|---|---|---|---|---|",
+        "| recall | 2 | 1 to 2 | **55.00** | **55.00 ± 7.07** |  |",
+        "| pydoc, bits | 2 | 1 |  | 2.50 | **1.50** |",
+        "",
+        "| task | minutes | seeds | cnn |",
+        "|---|---|---|---|",
+        "| digits | 2 | 1 | **70.00** |",
+    ]
+
+
+def test_pictures_of_runs_that_are_gone_go(tmp_path: Path) -> None:
+    page, file, images = tmp_path / "page.md", tmp_path / "runs.jsonl", tmp_path / "images"
+    page.write_text("<!-- summary -->\n<!-- end of summary -->\n<!-- tables -->\n<!-- end of tables -->\n")
+    for task in ("recall", "passkey"):
+        file.write_text(json.dumps(fake("decoder", 0, [(9, 2.0, 30.0)]) | {"task": task}) + "\n")
+        report.main([f"--results={file}", f"--page={page}", f"--images={images}"])
+    assert [path.name for path in images.iterdir()] == ["evidence-passkey-2-0.002.svg"]
+    assert "passkey" in page.read_text() and "recall" not in page.read_text()
+
+
 def test_lengths_have_a_row_each_with_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 9, 9, 99, 100, 102, 102, 105] * 2)  # a step to warm up, then 2 s of ours and 3 s of the other
     monkeypatch.setattr(lengths.time, "process_time", lambda: next(clock))
@@ -270,7 +303,7 @@ def test_lengths_have_a_row_each_with_ratios(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_page_without_its_comments_is_an_error() -> None:
     with pytest.raises(ValueError, match="<!-- tables -->"):
-        report.with_tables("# Evidence\n", [])
+        report.with_tables("# Evidence\n<!-- summary -->\n<!-- end of summary -->\n", [])
 
 
 def test_the_page_has_the_tables_of_the_runs() -> None:
