@@ -1,4 +1,4 @@
-"""Callbacks of every training: `last.ckpt`, a validation at the end, the length of a cosine, the image processor.
+"""Callbacks of every training: `last.ckpt`, a validation at the end, the length of a schedule, the image processor.
 
 `last.ckpt` is written every few minutes, at the end, and when a training is stopped by Ctrl-C or
 SIGTERM. A signal can come at any time, but a checkpoint of which nothing is lost can be taken only between two steps,
@@ -21,7 +21,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from perceiver.scripts.lrs import CosineWithWarmupLR
+from perceiver.scripts.lrs import DecayingLR
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Several processes ask each other about once a second, but not more rarely than that: steps may become slower.
@@ -213,8 +213,8 @@ class FinalValidation(Callback):
         self.is_due = state_dict.get("is_due", False)
 
 
-class CosineLength(Callback):
-    """Tells a cosine how long the training is.
+class TrainingLength(Callback):
+    """Tells a schedule that ends with the training how long that is.
 
     Not earlier than when a resumed training has its state: Lightning has to make the training loader to know the
     length, and would not restore the state of one that is already there.
@@ -223,14 +223,14 @@ class CosineLength(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
-            if isinstance(scheduler, CosineWithWarmupLR):
+            if isinstance(scheduler, DecayingLR):
                 steps = trainer.estimated_stepping_batches
                 if steps == float("inf"):
                     raise ValueError(
-                        "a training without an end gives CosineWithWarmupLR no length: set trainer.max_steps, "
+                        f"a training without an end gives {type(scheduler).__name__} no length: set trainer.max_steps, "
                         "trainer.max_epochs or lr_scheduler.training_steps, or use lr_scheduler=ConstantWithWarmupLR"
                     )
-                if steps > scheduler.warmup_steps:  # otherwise the training ends before the cosine begins
+                if steps > scheduler.warmup_steps:  # otherwise the training ends with the warm-up
                     scheduler.training_steps = int(steps)
 
     on_train_start = on_sanity_check_start

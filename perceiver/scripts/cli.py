@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from perceiver.model.core.config import flat
 from perceiver.model.core.pickles import published_classes
 from perceiver.scripts import former, report
-from perceiver.scripts.callbacks import CosineLength, FinalValidation, ImageProcessor, LastCheckpoint, Stopped
+from perceiver.scripts.callbacks import FinalValidation, ImageProcessor, LastCheckpoint, Stopped, TrainingLength
 from perceiver.scripts.flags import pairs
 from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
 from perceiver.scripts.parsing import OneLineErrors
@@ -228,7 +228,7 @@ class CLI(LightningCLI):
         trainer.callbacks += [FinalValidation(), ImageProcessor()]
         lr_scheduler = self._get(self.config, "lr_scheduler")
         if lr_scheduler and not lr_scheduler.init_args.get("training_steps"):
-            trainer.callbacks.append(CosineLength())
+            trainer.callbacks.append(TrainingLength())
         if trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in trainer.callbacks):
             trainer.callbacks.append(Progress())
         if trainer.enable_model_summary is not False and not any(

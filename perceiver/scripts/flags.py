@@ -33,7 +33,7 @@ from perceiver.tasks import TASKS, Task
 
 COMMANDS = {"fit": "train", "validate": "evaluate on the validation split", "test": "evaluate on the test split"}
 LIGHTNING = "pytorch_lightning.trainer.trainer"
-SCHEDULES = ("ConstantWithWarmupLR", "CosineWithWarmupLR")
+SCHEDULES = ("ConstantWithWarmupLR", "CosineWithWarmupLR", "WarmupStableDecayLR")
 
 # Flags that every command has, and what they are for.
 COMMON = {

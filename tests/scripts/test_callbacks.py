@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from perceiver.data.loader import EpochSampler, ResumableLoader
 from perceiver.model.core.config import Config
 from perceiver.model.lightning.model import LitModel
-from perceiver.scripts.callbacks import CosineLength, FinalValidation, ImageProcessor, LastCheckpoint, Signals, Stopped
+from perceiver.scripts.callbacks import (
+    FinalValidation,
+    ImageProcessor,
+    LastCheckpoint,
+    Signals,
+    Stopped,
+    TrainingLength,
+)
 from perceiver.scripts.lrs import CosineWithWarmupLR
 
 
@@ -104,7 +111,7 @@ def train(folder: Path, events: Events, ckpt_path: Path | None = None, **kwargs:
     torch.manual_seed(3)
     last = LastCheckpoint()
     checkpoint = ModelCheckpoint(folder, monitor="val_loss", filename="{epoch}-{step}")
-    callbacks = [events, last, FinalValidation(), CosineLength(), checkpoint]
+    callbacks = [events, last, FinalValidation(), TrainingLength(), checkpoint]
     trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, **QUIET, **kwargs)
     with last.signals:
         trainer.fit(LitLine(), datamodule=Data(), ckpt_path=ckpt_path)
@@ -201,7 +208,7 @@ def test_saved_every_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("top_k", [0, 1])
 def test_without_checkpoints_nothing_is_saved(top_k: int, tmp_path: Path) -> None:
     last = LastCheckpoint()
-    callbacks: list[Any] = [CosineLength(), last, *([ModelCheckpoint(tmp_path, save_top_k=0)] if top_k == 0 else [])]
+    callbacks: list[Any] = [TrainingLength(), last, *([ModelCheckpoint(tmp_path, save_top_k=0)] if top_k == 0 else [])]
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, Events(2)], enable_checkpointing=top_k == 0, max_epochs=1, **QUIET
     )

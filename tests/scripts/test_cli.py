@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
 from perceiver.scripts.cli import CLI
-from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
+from perceiver.scripts.lrs import ConstantWithWarmupLR, DecayingLR
 
 
 @dataclass
@@ -181,14 +181,23 @@ def test_fit_writes_where_the_issue_says_and_steps_the_schedule(
     assert (tmp_path / "logs/linear/version_1/config.yaml").is_file()
 
 
-@pytest.mark.parametrize("length", ["--trainer.max_steps=6", "--trainer.max_epochs=2"])
-def test_cosine_ends_with_the_training(length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [
+        ("CosineWithWarmupLR", "--trainer.max_steps=6"),
+        ("CosineWithWarmupLR", "--trainer.max_epochs=2"),
+        ("WarmupStableDecayLR", "--trainer.max_epochs=2"),
+    ],
+)
+def test_a_schedule_ends_with_the_training(
+    name: str, length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = ["--data=LinearDataModule", "--lr_scheduler=CosineWithWarmupLR", "--lr_scheduler.warmup_steps=2"]
+    flags = ["--data=LinearDataModule", f"--lr_scheduler={name}", "--lr_scheduler.warmup_steps=2"]
     run = cli("fit", *flags, length, "--trainer.logger=false", *QUIET)
 
     scheduler = run.trainer.lr_scheduler_configs[0].scheduler
-    assert isinstance(scheduler, CosineWithWarmupLR)
+    assert isinstance(scheduler, DecayingLR) and type(scheduler).__name__ == name
     assert scheduler.training_steps == run.trainer.global_step == {"--trainer.max_steps=6": 6}.get(length, 8)
     assert run.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
     # no optimizer was named: AdamW, and the saved config says so

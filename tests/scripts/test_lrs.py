@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from perceiver.scripts import lrs
-from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
+from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR, WarmupStableDecayLR
 
 # From compat/pieces: what the published schedules gave before each of 30 steps.
 CURVES = json.loads((Path(__file__).parent / "lr_curves.json").read_text())
@@ -54,6 +54,14 @@ def test_cosine_stays_at_its_end() -> None:
     assert rates(CosineWithWarmupLR(sgd(0.5), 12, 3, num_cycles=1.0), 40)[12:] == pytest.approx([0.5] * 28)
 
 
+def test_stable_rate_decays_at_the_end() -> None:
+    """Warm-up over 4 steps, 10 more, of which the last 4 decay from 0.5 to a tenth of it."""
+    schedule = WarmupStableDecayLR(sgd(0.5), training_steps=14, warmup_steps=4, decay=0.4, min_fraction=0.1)
+    warmup, decay = [0.0, 0.125, 0.25, 0.375], [0.3875, 0.275, 0.1625]
+    assert rates(schedule, 20) == pytest.approx([*warmup, *[0.5] * 7, *decay, *[0.05] * 6])
+    assert rates(WarmupStableDecayLR(sgd(2.0), training_steps=4, decay=1.0), 5) == pytest.approx([2, 1.5, 1, 0.5, 0])
+
+
 def test_every_parameter_group_is_scaled() -> None:
     optimizer = sgd(0.5, 2.0)
     rates(ConstantWithWarmupLR(optimizer, warmup_steps=4), 3)
@@ -90,6 +98,8 @@ def test_resumed_with_more_steps_follows_the_new_length() -> None:
         ("CosineWithWarmupLR", {"warmup_steps": -2}, "warmup_steps=-2 must not be negative"),
         ("CosineWithWarmupLR", {"training_steps": -3}, "training_steps=-3 must not be negative"),
         ("CosineWithWarmupLR", {"training_steps": 5, "warmup_steps": 5}, "training_steps=5 .* warmup_steps=5"),
+        ("WarmupStableDecayLR", {"decay": 0.0}, r"decay=0.0 must be in \(0, 1\]"),
+        ("WarmupStableDecayLR", {"training_steps": 2, "warmup_steps": 2}, "training_steps=2 .* warmup_steps=2"),
         ("CosineWithWarmupLR", {"num_cycles": 0.0}, r"num_cycles=0.0 must be positive"),
         ("CosineWithWarmupLR", {"min_fraction": 1.5}, r"min_fraction=1.5 must be in \[0, 1\]"),
     ],

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 
 from perceiver.model.core.config import flat
 from perceiver.scripts import flags
-from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
+from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR, WarmupStableDecayLR
 from perceiver.scripts.signatures import (
     documented,
     file_of,
@@ -80,7 +80,7 @@ def test_trainer_optimizers_and_schedules() -> None:
     import pytorch_optimizer
     import torch
 
-    for cls in (ConstantWithWarmupLR, CosineWithWarmupLR):
+    for cls in (ConstantWithWarmupLR, CosineWithWarmupLR, WarmupStableDecayLR):
         parameters = set(signature(find("perceiver.scripts.lrs", cls.__name__)).parameters)
         assert parameters - {"optimizer"} == parser_names(cls, skip={"optimizer"})
     known = flags.optimizers()
