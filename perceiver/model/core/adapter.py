@@ -122,6 +122,9 @@ class QueryProvider(nn.Module):
 class TrainableQueryProvider(QueryProvider):
     """Learned queries: the latents of an encoder, or the output queries of a decoder.
 
+    `num_queries` may be set to a lower number than that of all: then the first ones are used. A model does with few
+    latents if it was trained so (`NestedLatents` in perceiver.model.lightning).
+
     Args:
         num_queries: Number of queries O.
         num_query_channels: Query channels F.
@@ -132,11 +135,23 @@ class TrainableQueryProvider(QueryProvider):
         if num_queries < 1 or num_query_channels < 1:
             raise ValueError(f"{num_queries} queries of {num_query_channels} channels: both must be at least 1")
         self._query = nn.Parameter(torch.empty(num_queries, num_query_channels))
+        self.num_queries = num_queries
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries O that are used."""
+        return self._num_queries
+
+    @num_queries.setter
+    def num_queries(self, number: int) -> None:
+        if not 1 <= number <= len(self._query):
+            raise ValueError(f"num_queries={number} must be in [1, {len(self._query)}]")
+        self._num_queries = number
 
     def forward(self, positions: Tensor | None = None) -> Tensor:
-        """All queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
+        """The first `num_queries` queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
         if positions is None:
-            return self._query[None]
+            return self._query[None, : self._num_queries]
         check_range("positions", positions, self._query.shape[0])
         return nn.functional.embedding(positions, self._query)
 

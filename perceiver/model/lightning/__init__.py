@@ -3,4 +3,5 @@
 model.py           LitModel: hyper-parameters, loading, sharding, logging
 classification.py  LitClassifier
 causal.py          LitCausalSequenceModel: Perceiver AR, with samples
+latents.py         NestedLatents: training for fewer latents at inference
 """

@@ -67,6 +67,20 @@ def test_query_provider_gives_all_queries_or_those_at_positions() -> None:
         provider(torch.tensor([[7, -1]]))
 
 
+def test_a_query_provider_gives_the_first_queries_if_told_so() -> None:
+    provider = TrainableQueryProvider(7, 5)
+    torch.nn.init.normal_(provider._query)
+    provider.num_queries = 3
+    assert torch.equal(provider(), provider._query[None, :3])
+    assert torch.equal(provider(torch.tensor([[6]]))[0, 0], provider._query[6])
+    provider.num_queries = 7
+    assert torch.equal(provider(), provider._query[None]) and list(provider.state_dict()) == ["_query"]
+    for number in (0, 8):
+        with pytest.raises(ValueError, match=rf"num_queries={number} must be in \[1, 7\]"):
+            provider.num_queries = number
+    assert provider.num_queries == 7
+
+
 def test_a_query_provider_may_have_no_queries() -> None:
     provider = QueryProvider(5)
     assert provider.num_query_channels == 5 and list(provider.parameters()) == []
