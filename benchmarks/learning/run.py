@@ -98,6 +98,7 @@ def learning(
     model, test = LEARNERS[name](task), task.test()
     recipe.change(model)
     optimizers = recipe.optimizers(model, lr)
+    rates = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
     generator = torch.Generator().manual_seed(seed)
     curve: list[tuple[int, float, float]] = []
     steps, used, due = 0, 0.0, milestones()
@@ -108,9 +109,9 @@ def learning(
         model.zero_grad()
         model.loss(*task.batch(generator)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group, rate in rates:
+            group["lr"] = rate * recipe.schedule(steps, used / seconds)
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr * recipe.schedule(steps, used / seconds)
             optimizer.step()
         steps, used = steps + 1, used + time.process_time() - start
         if steps == next_test or used >= seconds:
