@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.learning import run
-from benchmarks.learning.models import LATENTS, PerceiverIOLearner
+from benchmarks.learning.classifiers import LATENTS, PerceiverIOLearner
 from benchmarks.learning.run import Recipe
 from benchmarks.learning.tasks import TASKS, Task
 

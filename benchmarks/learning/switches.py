@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.learning import run
-from benchmarks.learning.models import INIT_SCALE
+from benchmarks.learning.classifiers import INIT_SCALE
 from benchmarks.learning.run import Recipe
 from benchmarks.learning.tasks import TASKS
 from perceiver.model.core.attention import MultiHeadAttention, attention

@@ -11,16 +11,9 @@ import pytest
 import torch
 
 from benchmarks.learning import caches, lengths, report, run, tasks
+from benchmarks.learning.classifiers import BiXTLearner, Encoder, PerceiverIOLearner, PointNet
 from benchmarks.learning.counters import Boosting, NGram
-from benchmarks.learning.models import (
-    LEARNERS,
-    Decoder,
-    Encoder,
-    PerceiverARLearner,
-    PerceiverIOLearner,
-    PointNet,
-    models_of,
-)
+from benchmarks.learning.models import LEARNERS, Decoder, PerceiverARLearner, models_of
 
 SMALL: dict[str, Callable[[], tasks.Task]] = {
     "copy": lambda: tasks.copy(48),
@@ -125,13 +118,13 @@ def test_reads_of_the_prefix(model: str) -> None:
 def test_models_of_a_table_have_about_the_same_number_of_parameters() -> None:
     for name, attention in [
         ("recall", ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-previous", "decoder"])
-    ] + [(name, ["perceiver-io", "encoder", "cnn"]) for name in ("digits", "mnist1d")]:
+    ] + [(name, ["perceiver-io", "bixt", "encoder", "cnn"]) for name in ("digits", "mnist1d")]:
         task = SMALL[name]()
         counts = [sum(p.numel() for p in LEARNERS[model](task).parameters()) for model in attention]
         assert max(counts) < 1.25 * min(counts), (name, counts)
 
 
-@pytest.mark.parametrize("model_class", [PerceiverIOLearner, Encoder, PointNet])
+@pytest.mark.parametrize("model_class", [PerceiverIOLearner, BiXTLearner, Encoder, PointNet])
 def test_the_order_of_points_does_not_matter(model_class: Callable[..., Any]) -> None:
     task = SMALL["points"]()
     torch.manual_seed(0)
@@ -139,7 +132,7 @@ def test_the_order_of_points_does_not_matter(model_class: Callable[..., Any]) ->
     torch.testing.assert_close(model.logits(x.flip(1)), model.logits(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_class", [PerceiverIOLearner, Encoder])
+@pytest.mark.parametrize("model_class", [PerceiverIOLearner, BiXTLearner, Encoder])
 def test_padding_does_not_matter(model_class: Callable[..., Any]) -> None:
     task = SMALL["listops"]()
     torch.manual_seed(0)

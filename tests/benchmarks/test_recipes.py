@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from benchmarks.learning import latents, recipes_report, run, switches, tasks
-from benchmarks.learning.models import PerceiverARLearner, PerceiverIOLearner
+from benchmarks.learning.classifiers import PerceiverIOLearner
+from benchmarks.learning.models import PerceiverARLearner
 from benchmarks.learning.switches import SWITCHES
 from perceiver.model.core.layers import MLP
 from perceiver.model.core.perceiver_io import init_parameters
