@@ -14,6 +14,8 @@ Names of the layers, counted from 0 on:
     decoder.cross_attention       output queries to latents                            (B, H, O, N)
     cross_attention               Perceiver AR: latents to prefix and latents          (B, H, N, M + N)
     self_attention.J              Perceiver AR: latents to latents, layer J            (B, H, N, N)
+    encoder.token_attention.I     BiXT: tokens to latents, layer I but the last        (B, H, M, N)
+    encoder.self_attention.I      BiXT: latents to latents, layer I                    (B, H, N, N)
 
 Blocks and layers that share weights have maps of their own. Other models have the names of their modules.
 """
@@ -28,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.attention import MultiHeadAttention, attention_weights
+from perceiver.model.core.bixt import BidirectionalAttention, BiXTEncoder
 from perceiver.model.core.layers import AttentionLayer
 from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder
@@ -131,14 +134,14 @@ def attention_names(model: nn.Module) -> list[str]:
     return [name for names in _names(model).values() for name in names]
 
 
-def _names(model: nn.Module) -> dict[MultiHeadAttention, list[str]]:
+def _names(model: nn.Module) -> dict[MultiHeadAttention | BidirectionalAttention, list[str]]:
     """Names of the calls that a pass makes of each module, in their order."""
-    names: dict[MultiHeadAttention, list[str]] = {}
+    names: dict[MultiHeadAttention | BidirectionalAttention, list[str]] = {}
 
-    def add(layer: nn.Module, name: str) -> None:
+    def add(layer: nn.Module, *calls: str) -> None:
         for module in layer.modules():
-            if isinstance(module, MultiHeadAttention):
-                names.setdefault(module, []).append(name)
+            if isinstance(module, MultiHeadAttention | BidirectionalAttention):
+                names.setdefault(module, []).extend(calls)
 
     # A module comes before its parts: what a Perceiver encoder or decoder names keeps that name.
     for path, module in getattr(model, "backend_model", model).named_modules():
@@ -152,6 +155,13 @@ def _names(model: nn.Module) -> dict[MultiHeadAttention, list[str]]:
                     add(cross_attn, f"{encoder}.cross_attention.{i}")
                 for j, layer in enumerate(self_attn):
                     add(layer, f"{encoder}.self_attention.{i}.{j}")
+        elif isinstance(module, BiXTEncoder):
+            encoder = _place(path, "encoder")
+            layers = zip([*module.bidirectional, module.cross_attention], module.self_attention, strict=True)
+            for i, (layer, self_attn) in enumerate(layers):
+                to_tokens = [] if layer is module.cross_attention else [f"{encoder}.token_attention.{i}"]
+                add(layer, f"{encoder}.cross_attention.{i}", *to_tokens)
+                add(self_attn, f"{encoder}.self_attention.{i}")
         elif isinstance(module, PerceiverDecoder):
             add(module.cross_attn, f"{_place(path, 'decoder')}.cross_attention")
         elif isinstance(module, AttentionLayer | MultiHeadAttention) and not names.keys() & set(module.modules()):

@@ -11,6 +11,7 @@ from perceiver.model.core.adapter import (
     TrainableQueryProvider as TrainableQueryProvider,
 )
 from perceiver.model.core.attention import MultiHeadAttention as MultiHeadAttention
+from perceiver.model.core.bixt import BiXTEncoder as BiXTEncoder
 from perceiver.model.core.cache import KeyValueCache as KeyValueCache
 from perceiver.model.core.causal import CausalSequenceModel as CausalSequenceModel
 from perceiver.model.core.config import (

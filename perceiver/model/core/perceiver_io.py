@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from perceiver.model.core.adapter import InputAdapter, QueryProvider, TrainableQ
 from perceiver.model.core.cache import SharedKeysValues
 from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
+
+if TYPE_CHECKING:
+    from perceiver.model.core.bixt import BiXTEncoder
 
 
 def init_parameters(module: nn.Module, init_scale: float) -> None:
@@ -272,7 +275,7 @@ def assemble(
 class PerceiverIO(nn.Sequential):
     """An encoder and a decoder, called `0` and `1` in checkpoints."""
 
-    def __init__(self, encoder: PerceiverEncoder, decoder: PerceiverDecoder):
+    def __init__(self, encoder: PerceiverEncoder | BiXTEncoder, decoder: PerceiverDecoder):
         super().__init__(encoder, decoder)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from perceiver.model.core.bixt import BiXTEncoder
 from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.perceiver_ar import PerceiverAR
 from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverEncoder
@@ -75,7 +76,7 @@ def summary(model: nn.Module, *args: Any, **kwargs: Any) -> Summary:
             (as the model then has to be) nothing is computed.
     """
     model = getattr(model, "backend_model", model)
-    encoder = _first(model, PerceiverEncoder | PerceiverAR | PerceiverResampler)
+    encoder = _first(model, PerceiverEncoder | BiXTEncoder | PerceiverAR | PerceiverResampler)
     decoder = _first(model, PerceiverDecoder | CausalSequenceModel)
     if encoder is None:
         raise ValueError(f"{type(model).__name__} has no Perceiver encoder, Perceiver AR or resampler in it")

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceiver.model.core.adapter import InputAdapter
+from perceiver.model.core.adapter import InputAdapter, TrainableQueryProvider
+from perceiver.model.core.attention_maps import attention_names, record_attention
 from perceiver.model.core.bixt import BidirectionalLayer, BiXTEncoder
+from perceiver.model.core.config import DecoderConfig
+from perceiver.model.core.perceiver_io import PerceiverDecoder, PerceiverIO
+from perceiver.model.core.summary import summary
 from tests.model.core.test_attention import LargestTensor
 from tests.model.helpers import assert_close, gradients, randomise_vectors
 
@@ -28,6 +32,11 @@ def encoder(**kwargs: Any) -> BiXTEncoder:
     model = BiXTEncoder(Identity(C), **sizes | kwargs)
     randomise_vectors(model)
     return model
+
+
+def decoder() -> PerceiverDecoder:
+    config, queries = DecoderConfig(num_cross_attention_heads=1), TrainableQueryProvider(1, 6)
+    return PerceiverDecoder(nn.Linear(6, 2), config, num_latent_channels=D, output_query_provider=queries)
 
 
 def exchanged(layer: BidirectionalLayer, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +128,37 @@ def test_an_example_of_padding_alone_disturbs_no_other() -> None:
     result = model(x, torch.tensor([[True] * M, [False] * M]))
     assert result.isfinite().all()
     torch.testing.assert_close(result[1:], model(x[1:]), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_maps() -> None:
+    """Both ways have the weights of one similarity; padding has none, and its own are of no use to anybody."""
+    model, x, pad_mask = encoder(num_layers=2), torch.randn(B, M, C), torch.arange(M) >= torch.tensor([[M], [4]])
+    perceiver = PerceiverIO(model, decoder())
+    with record_attention(perceiver) as maps:
+        perceiver(x, pad_mask)
+    assert {name: tuple(weights.shape) for name, weights in maps.items()} == {
+        "encoder.cross_attention.0": (B, H, N, M),
+        "encoder.token_attention.0": (B, H, M, N),
+        "encoder.self_attention.0": (B, H, N, N),
+        "encoder.cross_attention.1": (B, H, N, M),
+        "encoder.self_attention.1": (B, H, N, N),
+        "decoder.cross_attention": (B, 1, 1, N),
+    }
+    assert sorted(maps) == sorted(attention_names(perceiver))
+    of_latents, of_tokens = maps["encoder.cross_attention.0"], maps["encoder.token_attention.0"]
+    torch.testing.assert_close(of_latents.sum(dim=3), torch.ones(B, H, N))
+    assert (of_latents[1, :, :, 4:] == 0).all() and (of_latents[0] > 0).all() and (of_tokens > 0).all()
+    similarity = of_latents[0].log().transpose(1, 2)  # up to a constant for each latent
+    shift = similarity - of_tokens[0].log()  # of which a constant for each token is what remains
+    torch.testing.assert_close(
+        shift - shift[:, :1] - shift[:, :, :1] + shift[:, :1, :1], torch.zeros(H, M, N), atol=1e-4, rtol=0
+    )
+
+
+def test_summary() -> None:
+    sizes = summary(PerceiverIO(encoder(), decoder()), torch.randn(1, M, C))
+    assert (sizes.M, sizes.C, sizes.N, sizes.D, sizes.O, sizes.F, sizes.E) == (M, C, N, D, 1, 6, 2)
 
 
 def test_dropout_is_for_training() -> None:
