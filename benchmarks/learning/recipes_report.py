@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import latents, switches
-from benchmarks.learning.report import BEGIN, END, ROOT, at_step, shared_step, spread
+from benchmarks.learning.report import ROOT, at_step, shared_step, spread, with_part
 from benchmarks.learning.run import read
 
 PAGE = ROOT / "docs" / "evidence-recipes.md"
@@ -98,8 +98,7 @@ def page_with(page: str, switch_runs: Sequence[Run], latent_runs: Sequence[Run])
     """The page with tables between its two comments."""
     tables = [switches_table(runs) for runs in by(switch_runs, "task", "minutes", "lr").values()]
     tables += [latents_table(runs) for runs in by(latent_runs, "task", "minutes", "lr").values()]
-    head, rest = page.split(BEGIN, 1)
-    return head + BEGIN + "\n" + "\n".join(tables) + "\n" + END + rest.split(END, 1)[1]
+    return with_part(page, "tables", "\n".join(tables))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -163,17 +163,20 @@ def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def with_tables(page: str, runs: Sequence[Run]) -> str:
-    """The page with the summary and the tables of these runs.
+    """The page with the summary and the tables of these runs."""
+    return with_part(with_part(page, "summary", summary(runs)), "tables", tables(runs))
+
+
+def with_part(page: str, name: str, text: str) -> str:
+    """The page with this text between the two comments of a name.
 
     Raises:
-        ValueError: if the page lacks one of the comments that they stand between.
+        ValueError: if the page lacks one of them.
     """
-    for name, text in (("summary", summary(runs)), ("tables", tables(runs))):
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        if begin not in page or end not in page:
-            raise ValueError(f"the page must have the lines {begin.strip()} and {end}")
-        page = page.split(begin, 1)[0] + begin + "\n" + text + "\n" + end + page.split(end, 1)[1]
-    return page
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    if begin not in page or end not in page:
+        raise ValueError(f"the page must have the lines {begin.strip()} and {end}")
+    return page.split(begin, 1)[0] + begin + "\n" + text + "\n" + end + page.split(end, 1)[1]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

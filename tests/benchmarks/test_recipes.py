@@ -106,19 +106,6 @@ def test_switches_run_in_turns_and_resume(tmp_path: Path, monkeypatch: pytest.Mo
     assert not switches.can_do("grouped-keys", "mnist1d")
 
 
-def test_steps_are_made_in_turn() -> None:
-    made: list[str] = []
-
-    def runs(name: str, steps: int) -> Any:
-        for _ in range(steps):
-            made.append(name)
-            yield
-        return {"name": name}
-
-    assert run.in_turns([runs("a", 1), runs("b", 3)]) == [{"name": "a"}, {"name": "b"}]
-    assert made == ["a", "b", "b", "b"]
-
-
 def test_a_table_compares_runs_of_the_same_seed() -> None:
     def fake(switch: str, seed: int, curve: list[tuple[int, float, float]]) -> dict[str, Any]:
         key = {"task": "pydoc", "model": "perceiver-ar", "switch": switch, "seed": seed, "minutes": 0.5, "lr": 0.002}
