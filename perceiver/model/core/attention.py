@@ -13,6 +13,7 @@ configuration fields:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -51,7 +52,8 @@ def attention(
     The fused kernel is used wherever there is one. On CPU it takes heads with K = V and no dropout only. There, small
     score matrices are multiplied out, which is faster than the kernel's fallback (benchmarks/attention.py), and so are
     those of a single query, for which the kernel is slow, most so in bfloat16. Large ones are fused after padding K or
-    V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again.
+    V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again. In
+    training, fewer heads than threads are treated as with dropout: the kernel's backward pass has a thread per head.
     Documents that share a sequence are attended to one after the other, 5 to 50 times as fast as with their mask.
     On CUDA, fused kernels take heads of 8, 16, 24, ... channels, to which others are padded with zeros, and causal
     attention with padding, windows or documents is FlexAttention (arXiv 2412.05496), without a mask (N, M).
@@ -88,11 +90,12 @@ def attention(
     allowed = mask.dense(num_queries, num_keys, q.device)
     if q.device.type == "cpu" and not torch.compiler.is_exporting():
         small = q.shape[1] * num_queries * num_keys <= _SMALL_SCORES
+        multiplied = dropout > 0.0 or (allowed is None and _leaves_threads_idle(q, k, v))
         if num_queries == 1 and dropout == 0.0 and torch.compiler.is_compiling():
             return _single_query_attention(q * scale, k, v, allowed)
-        if num_queries == 1 or (small and (dropout > 0.0 or num_qk_channels != num_v_channels)):
+        if num_queries == 1 or (small and (multiplied or num_qk_channels != num_v_channels)):
             return _unfused_attention(q * scale, k, v, allowed, dropout)
-        if dropout > 0.0:
+        if multiplied:
             return _chunked_attention(q * scale, k, v, allowed, dropout)
         if num_qk_channels < num_v_channels:
             q, k = (F.pad(x, (0, num_v_channels - num_qk_channels)) for x in (q, k))
@@ -102,6 +105,11 @@ def attention(
         q, k, v = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k, v))
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)
     return x[..., :num_v_channels]
+
+
+def _leaves_threads_idle(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    is_differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return is_differentiated and q.shape[0] * q.shape[1] < torch.get_num_threads()
 
 
 def _right_aligned_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -192,6 +200,7 @@ def _single_query_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 
 def _chunked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     size = max(_SMALL_SCORES // (k.shape[1] * k.shape[2]), 1)
+    size = math.ceil(q.shape[2] / math.ceil(q.shape[2] / size))  # as many chunks, of about the same size
     chunks = torch.split(q, size, dim=2)
     masks = [mask] * len(chunks) if mask is None or mask.shape[-2] == 1 else torch.split(mask, size, dim=-2)
     parts = [

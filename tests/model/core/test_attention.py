@@ -173,7 +173,10 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("masked", [False, True])
 @every_head_size
-def test_long_inputs_have_no_score_matrix(k_size: int, v_size: int, masked: bool) -> None:
+def test_long_inputs_have_no_score_matrix(
+    monkeypatch: pytest.MonkeyPatch, k_size: int, v_size: int, masked: bool
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     heads, queries, length = 4, 128, 17_000  # one example's score matrix has 8.7 million elements
     q = torch.randn(1, heads, queries, k_size, requires_grad=True)
     k, v = torch.randn(1, heads, length, k_size), torch.randn(1, heads, length, v_size)
@@ -188,6 +191,39 @@ def test_long_inputs_with_dropout_have_no_score_matrix() -> None:
     with LargestTensor() as largest:
         attention(q, k, v, dropout=0.1).sum().backward()
     assert 0 < largest.numel <= module._SMALL_SCORES < 4 * 600 * 7_000
+
+
+@pytest.mark.parametrize("num_threads", [B * H, B * H + 1])
+@every_head_size
+@every_path
+def test_training_with_fewer_heads_than_threads(
+    monkeypatch: pytest.MonkeyPatch, limit: int, k_size: int, v_size: int, num_threads: int
+) -> None:
+    """The fused kernel would leave threads idle in its backward pass, and only there."""
+    monkeypatch.setattr(module, "_SMALL_SCORES", limit)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    q, k, v = (x.requires_grad_() for x in inputs(k_size, v_size))
+    with OperatorNames() as trained:
+        result = attention(q, k, v)
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    by_size = k_size != v_size and limit > 0
+    assert (fused in trained.names) == (num_threads == B * H and not by_size)
+    with torch.no_grad(), OperatorNames() as used:
+        torch.testing.assert_close(attention(q, k, v), result)
+    assert (fused in used.names) == (not by_size)
+    weights = torch.randn_like(result)
+    expected = loop_attention(q, k, v, None)
+    found, theirs = (torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (result, expected))
+    torch.testing.assert_close((result, *found), (expected, *theirs), atol=1e-5, rtol=1e-5)
+
+
+def test_training_with_fewer_heads_than_threads_has_no_score_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(module, "_SMALL_SCORES", 2**12)
+    q, k, v = torch.randn(1, 1, 70, 3, requires_grad=True), torch.randn(1, 1, 700, 3), torch.randn(1, 1, 700, 3)
+    with LargestTensor() as largest:
+        attention(q, k, v).sum().backward()
+    assert largest.numel == 5 * 700
 
 
 @pytest.mark.parametrize("mask", masks())
