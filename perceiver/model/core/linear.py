@@ -4,8 +4,8 @@ In float32 torch multiplies with MKL. Its other CPU library, oneDNN, is 1.1 to 2
 models on the AMD processor that we measure on (benchmarks/linear.py): most for a few tokens, where MKL reads weights
 with one thread only. Linear layers are most of what a Perceiver computes. torch compiles models to oneDNN's linear
 operator, but offers it to Python under a private name and without a gradient. So `linear` uses it for large weights and
-products in inference, where that operator is there and none of torch's transformations needs to see an ordinary one;
-anywhere else it is torch's. Both give the same result up to rounding.
+products, with a gradient of our own, where that operator is there and none of torch's transformations needs to see an
+ordinary one; anywhere else it is torch's. Both give the same result up to rounding.
 
 In compiled code the product of weights and a single token is written as the sum that it is. The loop that torch makes
 of it reads each weight once, and those of bfloat16 or 8 bits (torchao's) without making them longer in memory first.
@@ -16,6 +16,7 @@ The models are those of arXiv 2107.14795; nothing here is particular to them.
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ _ONEDNN = (
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, faster on CPU in float32 inference and in compiled steps of a single token."""
+    """`nn.Linear`, faster on CPU in float32 and in compiled steps of a single token."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., input channels) -> (..., output channels)"""
@@ -42,16 +43,49 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`torch.nn.functional.linear`, faster on CPU in float32 inference and in compiled steps of a single token.
+    """`torch.nn.functional.linear`, faster on CPU in float32 and in compiled steps of a single token.
 
     x (..., input channels), weight (output channels, input channels), bias (output channels,) -> (..., output channels)
     """
     if torch.compiler.is_compiling():
         factors = _factors(weight) if _is_single(x) else None
         return F.linear(x, weight, bias) if factors is None else _vector_product(x, *factors, bias)
-    if _ONEDNN and _is_large(x, weight) and _plain_inference(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if _ONEDNN and _is_large(x, weight) and _is_plain(x, weight):
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            return _LinearFunction.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+        return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+class _LinearFunction(torch.autograd.Function):
+    """`_onednn` and its gradients. That of the weight is torch's product: oneDNN's is not faster with its layouts."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # of this function
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        rows = rearrange(grad, "... o -> (...) o")
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ weight if torch.is_grad_enabled() else _onednn(grad, weight.T)
+        if ctx.needs_input_grad[1]:
+            grad_weight = rows.T @ rearrange(x, "... i -> (...) i")
+        if ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(dim=0)
+        return grad_x, grad_weight, grad_bias
 
 
 def _is_single(x: Tensor) -> bool:
@@ -94,12 +128,12 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
     return weight.numel() >= _LARGE_WEIGHT or x.numel() * weight.shape[0] >= _LARGE_PRODUCT
 
 
-def _plain_inference(x: Tensor, weight: Tensor) -> bool:
-    """Whether both are ordinary float32 tensors on CPU that nothing but this call looks at."""
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether both are ordinary float32 tensors on CPU that nothing but this call, and autograd, looks at."""
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled("cpu")
         and torch.autograd.forward_ad._current_level < 0  # the operator has no forward derivative, and does not say so
         and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]

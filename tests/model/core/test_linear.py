@@ -1,4 +1,4 @@
-"""Linear: large products of plain inference take oneDNN's operator, everything else torch's, with equal results."""
+"""Linear: large products of plain tensors take oneDNN's operator, everything else torch's, with equal results."""
 
 from __future__ import annotations
 
@@ -59,9 +59,6 @@ def test_inputs_of_any_layout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_else_is_an_ordinary_linear_layer() -> None:
     layer, x = Linear(173, 197), torch.randn(601, 173)
-    assert not used_onednn(layer, x)  # there are gradients
-    layer(x).sum().backward()
-    assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
     with torch.no_grad():
         assert used_onednn(layer, x)
         assert not used_onednn(layer, x[:3])  # small
@@ -71,8 +68,43 @@ def test_everything_else_is_an_ordinary_linear_layer() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
         assert used_onednn(layer, x)
-    assert used_onednn(layer.requires_grad_(False), x)  # nothing to differentiate
-    assert not used_onednn(layer, x.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [None, "x", "weight", "bias"])
+def test_gradients_are_those_of_an_ordinary_linear_layer(frozen: str | None, bias: bool) -> None:
+    """Also where a part is frozen, and of a gradient that is one number in memory."""
+    layer, x = Linear(173, 197, bias=bias), torch.randn(2, 301, 173).requires_grad_(frozen != "x")
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    inputs = [tensor for tensor in (x, *layer.parameters()) if tensor.requires_grad]
+    found, expected = layer(x), nn.functional.linear(x, layer.weight, layer.bias)
+    assert used_onednn(layer, x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for result in zip(*(torch.autograd.grad(y.sum(), inputs) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(*result, atol=1e-3, rtol=1e-5)
+
+
+def test_second_derivatives() -> None:
+    layer, x = Linear(173, 197), torch.randn(601, 173, requires_grad=True)
+    results = []
+    for y in (layer(x), nn.functional.linear(x, layer.weight, layer.bias)):
+        (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        results.append(torch.autograd.grad(first.square().sum(), (x, layer.weight)))
+    for found, expected in zip(*results, strict=True):
+        size = expected.abs().max()
+        torch.testing.assert_close(found / size, expected / size, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_kept_for_gradients() -> None:
+    """A frozen layer keeps no input: adapters (LoRA) train with less memory."""
+    layer, x = Linear(173, 197).requires_grad_(False), torch.randn(601, 173, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        layer(x)
+        assert [tensor.shape for tensor in kept] == [layer.weight.shape]
+        layer.requires_grad_(True)(x.detach())
+    assert [tensor.shape for tensor in kept[1:]] == [x.shape]
 
 
 @torch.no_grad()
@@ -85,6 +117,8 @@ def test_transformations_see_an_ordinary_linear_layer() -> None:
         assert Linear(173, 197)(torch.empty(601, 173)).shape == (601, 197)
     mapped = torch.vmap(layer)(x.reshape(1, 601, 173))
     torch.testing.assert_close(mapped[0], layer(x), atol=1e-5, rtol=1e-5)
+    gradient = torch.func.grad(lambda x: layer(x).sum())(x)
+    torch.testing.assert_close(gradient, layer.weight.sum(dim=0).expand(601, 173), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use of it
