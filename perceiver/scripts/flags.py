@@ -40,6 +40,7 @@ COMMON = {
     "config": "File of flags, as --print_config prints them and each run saves them; flags beside it are stronger.",
     "print_config": "Print all flags with their values, in the form of such a file, and do nothing else.",
     "seed_everything": "Seed of all that is random. (default 0)",
+    "compile": "Whether fit compiles its steps (torch.compile): minutes at first, faster then. (default false)",
     "help": "This text. --data=NAME --help: with the flags of that data module.",
 }
 OF_COMMANDS = {

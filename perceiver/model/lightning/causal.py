@@ -81,6 +81,11 @@ class LitCausalSequenceModel(LitModel):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         labels, x, pad_mask = batch
+        if isinstance(pad_mask, list) and self.is_step_compiled:
+            raise ValueError(
+                "packed documents (packing=True) can't be trained with compiled steps (--compile): they are of other "
+                "lengths in each batch, and each would be compiled anew"
+            )
         return labels, x, pad_mask if isinstance(pad_mask, list) else padding_if_any(pad_mask)
 
     def step(self, batch: Batch) -> Tensor:

@@ -141,6 +141,10 @@ class LitModel(pl.LightningModule):
         """
         self.step = torch.compile(self.step, **options)  # type: ignore[method-assign]  # of this instance alone
 
+    @property
+    def is_step_compiled(self) -> bool:
+        return "step" in vars(self)
+
     def num_targets(self, batch: Any) -> int | Tensor | None:
         """What the loss of a batch is a mean over: its weight among batches. None: its examples."""
         return None

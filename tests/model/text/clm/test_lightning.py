@@ -311,3 +311,13 @@ def test_batches_for_another_task_are_refused(tmp_path: Path) -> None:
     data.task = Task.mlm
     with pytest.raises(ValueError, match="the data module has task=mlm, LitCLM needs clm"):
         trainer(tmp_path, max_steps=1).fit(LitCLM.create(CONFIG), datamodule=data)
+
+
+def test_packed_documents_are_refused_by_compiled_steps() -> None:
+    labels, x, _ = Examples()[0]
+    packed = (labels[None], x[None], [4, 7])
+    lit_model = LitCLM.create(CONFIG)
+    assert lit_model.on_before_batch_transfer(packed, 0) == packed
+    lit_model.compile_step(backend="eager")
+    with pytest.raises(ValueError, match=r"packed documents \(packing=True\) can't be trained with compiled steps"):
+        lit_model.on_before_batch_transfer(packed, 0)
