@@ -35,10 +35,13 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def mlm_batches(num_examples: int) -> TensorDataset:
-    """Every example has 4 labels, so that the mean over a batch is the mean of the means over its halves."""
+def mlm_batches(num_examples: int, unequal: bool = False) -> TensorDataset:
+    """Every example has 4 labels, so that the mean over a batch is the mean of the means over its halves.
+
+    With `unequal` numbers, of 1 to 15, it is not.
+    """
     x = torch.randint(0, 37, (num_examples, 17))
-    labelled = torch.rand(x.shape).argsort(dim=1) < 4
+    labelled = torch.rand(x.shape).argsort(dim=1) < (torch.randint(1, 16, (num_examples, 1)) if unequal else 4)
     pad_mask = torch.zeros_like(labelled)
     pad_mask[::3, -2:] = True
     return TensorDataset(torch.where(labelled, x, -100), x, pad_mask)
@@ -67,7 +70,7 @@ class LitCLM(clm.LitCausalLanguageModel):
 
 
 # name -> Lightning module, its config, its data
-MODELS: dict[str, tuple[type[LitModel], Callable[..., Any], Callable[[int], TensorDataset]]] = {
+MODELS: dict[str, tuple[type[LitModel], Callable[..., Any], Callable[..., TensorDataset]]] = {
     "mlm": (LitMLM, mlm_config, mlm_batches),
     "clm": (LitCLM, clm_config, clm_batches),
 }
@@ -104,11 +107,15 @@ def train(
     run: str,
     *,
     config: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
     batch_size: int = TOTAL_BATCH_SIZE,
     ckpt_path: Path | None = None,
     **kwargs: Any,
 ) -> None:
-    """Trains and saves what came out, and a checkpoint of what is to be resumed. `batch_size` is of all processes."""
+    """Trains and saves what came out, and a checkpoint of what is to be resumed. `batch_size` is of all processes.
+
+    `config` and `data` are what is particular to the model and its batches.
+    """
     lit_class, config_function, batches = MODELS[model]
     num_processes = 1 if strategy == "one" else WORLD_SIZE
     rank = torch.distributed.get_rank() if num_processes > 1 else 0
@@ -117,9 +124,9 @@ def train(
     randomise_vectors(lit_model)
 
     def loader(num_examples: int) -> DataLoader[Any]:
-        data = batches(num_examples)
-        sampler: Any = DistributedSampler(data, num_replicas=num_processes, rank=rank, shuffle=False)
-        return DataLoader(data, batch_size=batch_size // num_processes, sampler=sampler)
+        examples = batches(num_examples, **(data or {}))
+        sampler: Any = DistributedSampler(examples, num_replicas=num_processes, rank=rank, shuffle=False)
+        return DataLoader(examples, batch_size=batch_size // num_processes, sampler=sampler)
 
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -152,10 +159,11 @@ def runs(folder: Path, model: str, strategy: str) -> None:
         start("plain")
         start("dropout", config=DROPOUT[model], max_epochs=2)
     if strategy != "sharded" and model == "mlm":
+        unequal = {"unequal": True}
         if strategy == "one":
-            start("clipped", gradient_clip_val=0.3)
-        start("accumulated", gradient_clip_val=0.3, batch_size=TOTAL_BATCH_SIZE // 2, accumulate_grad_batches=2)
-        start("shared", config=SHARED)
+            start("unequal", data=unequal)
+        start("accumulated", data=unequal, batch_size=TOTAL_BATCH_SIZE // 2, accumulate_grad_batches=2)
+        start("shared", config=SHARED, gradient_clip_val=0.3)
         start("bf16-mixed", precision="bf16-mixed")
         start("bf16-true", precision="bf16-true")
     # stopped after an epoch and continued, with activation checkpointing: the same as in one go and without
