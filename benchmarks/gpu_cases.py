@@ -19,6 +19,7 @@ from typing import Any
 
 import attention as attention_benchmark
 import eager
+import packing
 import torch
 import torch.nn.functional as F
 from gpu_bench import Bench, Function, header, training_step
@@ -320,6 +321,20 @@ def compiled(bench: Bench) -> None:
         for name, compile_options in (("eager", {}), ("compiled", options))
     }
     bench.rows(f"masked language model, {x.shape[0]} x {x.shape[1]}", steps, items=x.numel())
+    packed_documents(bench, config)
+
+
+def packed_documents(bench: Bench, config: clm.CausalLanguageModelConfig) -> None:
+    """Documents of unequal length: packed, where a kernel is compiled for blocks of the mask, and padded."""
+    documents = [ids[: config.max_seq_len + 1] for ids in packing.documents(bench.of(128, 5), 200, 1.0)]
+    *tokens, lengths = packing.packed(documents)
+    batches = {"packed": tokens, "padded": packing.padded(documents, max(lengths))}
+    steps = {}
+    for name, batch in batches.items():
+        model, x = ar_model(bench, config), [tensor.to(bench.device) for tensor in batch]
+        loss = partial(model.loss_packed, *x, lengths) if name == "packed" else partial(model.loss, *x)
+        steps[name] = training_step(model, loss, bench.autocast())
+    bench.rows(f"Perceiver AR, {len(documents)} documents", steps, items=sum(lengths))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

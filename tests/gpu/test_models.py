@@ -214,3 +214,22 @@ def test_activations_computed_again(
     if device == "cuda":
         record_property("peak MB", f"{peaks[1]:,.0f}, of {peaks[0]:,.0f} without")
         assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_packed_documents_are_those_one_by_one(device: str) -> None:
+    """Loss and gradients. On CUDA with so many documents that attention goes through blocks of the mask."""
+    lengths = [61, 3, 40, 17, 55] * (12 if device == "cuda" else 1)
+    model = ar_model().to(device)
+    documents = [tokens(1, length + 1, device=device) for length in lengths]
+    labels, x = (
+        torch.cat([ids[:, 1:] for ids in documents], dim=1),
+        torch.cat([ids[:, :-1] for ids in documents], dim=1),
+    )
+    packed = model.loss_packed(labels, x, lengths)
+    counts = [min(length, 17) for length in lengths]
+    alone = [model.loss_packed(ids[:, 1:], ids[:, :-1], [ids.shape[1] - 1]) for ids in documents]
+    expected = (torch.stack(alone) * torch.tensor(counts, device=device)).sum() / sum(counts)
+    close(packed, expected)
+    parameters = list(model.parameters())
+    for result, other in zip(*(torch.autograd.grad(x, parameters) for x in (packed, expected)), strict=True):
+        close(result, other)

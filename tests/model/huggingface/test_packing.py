@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from transformers import DataCollatorWithFlattening
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from perceiver.model.text import clm
 from tests.model.clm_helpers import MAX_LATENTS, clm_config, clm_model
@@ -24,20 +27,53 @@ def flattened() -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     return documents, dict(batch)
 
 
+def one_by_one(
+    model: clm.PerceiverCausalLanguageModel, documents: list[torch.Tensor]
+) -> tuple[list[Any], torch.Tensor]:
+    """Outputs of each document alone, and the mean loss over the labels of all."""
+    alone = [model(ids[None], labels=ids[None], prefix_len=max(len(ids) - MAX_LATENTS, 0)) for ids in documents]
+    # the last latent of each has no label
+    counts = torch.tensor([min(len(ids), MAX_LATENTS) - 1 for ids in documents])
+    return alone, (torch.stack([one.loss for one in alone]) * counts).sum() / counts.sum()
+
+
 def test_flattened_documents_have_the_logits_and_the_loss_of_each_alone() -> None:
     model, (documents, batch) = hf_model(), flattened()
     assert set(batch) == {"input_ids", "labels", "position_ids"}
     result = model(**batch)
-    alone = [model(ids[None], labels=ids[None], prefix_len=max(len(ids) - MAX_LATENTS, 0)) for ids in documents]
+    alone, expected = one_by_one(model, documents)
     torch.testing.assert_close(result.logits, torch.cat([one.logits for one in alone], dim=1), atol=1e-5, rtol=1e-5)
-    # the last latent of each has no label
-    counts = torch.tensor([min(length, MAX_LATENTS) - 1 for length in LENGTHS])
-    expected = (torch.stack([one.loss for one in alone]) * counts).sum() / counts.sum()
     torch.testing.assert_close(result.loss, expected, atol=1e-5, rtol=1e-5)
     result.loss.backward()
     found = gradients(model)
     expected.backward()
     assert_close(found, gradients(model))
+
+
+def test_a_step_of_trainer_is_that_of_the_documents_one_by_one(tmp_path: Path) -> None:
+    model, same, (documents, _) = hf_model(), hf_model(), flattened()
+    same.load_state_dict(model.state_dict())
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=len(documents),
+        optim="sgd",
+        learning_rate=0.5,
+        max_grad_norm=0.0,
+        max_steps=1,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    data: Any = [{"input_ids": ids.tolist()} for ids in documents]
+    trainer = Trainer(model, arguments, data_collator=DataCollatorWithFlattening(), train_dataset=data)
+    trainer.train()
+    _, expected = one_by_one(same, documents)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), abs=1e-4)  # rounded to that
+    expected.backward()
+    torch.optim.SGD(same.parameters(), lr=0.5).step()
+    assert_close(model.state_dict(), same.state_dict())
 
 
 def test_labels_of_the_first_tokens_do_not_count() -> None:
