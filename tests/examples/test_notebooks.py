@@ -79,16 +79,17 @@ def run_shortened(name: str, changes: dict[str, str]) -> dict[str, Any]:
 
 
 def test_short_build() -> None:
-    found = run_shortened(
-        "build.py", {"total_iters=400": "total_iters=20", "range(400)": "range(20)", "explained > 0.5": "True"}
-    )
-    assert len(found["losses"]) == 20 and found["losses"][-1] < found["losses"][0]
-    assert found["drawn"].shape == (4, 64 * 64) and found["explained"] < 1
+    """A quarter of its training: most of the variance is explained, as the script asserts."""
+    found = run_shortened("build.py", {"total_iters=400": "total_iters=100", "range(400)": "range(100)"})
+    assert len(found["losses"]) == 100 and found["drawn"].shape == (4, 64 * 64)
+    assert 0.5 < found["explained"] < 1
 
 
 def test_short_train(tmp_path: Path) -> None:
-    found = run_shortened("train.py", {"max_steps=200": "max_steps=30", "accuracy > 0.8": "True"})
-    assert len(found["losses"]) == 30 and np.mean(found["losses"][20:]) < np.mean(found["losses"][:10])
+    """A third of its training, at a pace that it would not keep: three times as good as guessing one of ten."""
+    changes = {"max_steps=200": "max_steps=60", "lr=2e-3": "lr=5e-3", "init_scale=0.1": "init_scale=0.3"}
+    found = run_shortened("train.py", {**changes, "accuracy > 0.8": "accuracy > 0.3"})
+    assert len(found["losses"]) == 60 and np.mean(found["losses"][-10:]) < 2.2  # ln(10) = 2.3
     assert found["probabilities"].shape == (12, 10)
     assert (tmp_path / "my-digits" / "preprocessor_config.json").is_file()
 
