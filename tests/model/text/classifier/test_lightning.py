@@ -224,7 +224,8 @@ def test_it_learns(tmp_path: Path) -> None:
         clf_config().encoder, ClassificationDecoderConfig(num_classes=2, num_output_query_channels=8), 3, 13
     )
     fitting = trainer(tmp_path, max_epochs=30, check_val_every_n_epoch=30)
-    fitting.fit(LitClassifier.create(config), datamodule=Data(labels, x, torch.zeros_like(x, dtype=torch.bool)))
+    module = Data(labels, x, torch.zeros_like(x, dtype=torch.bool), batch_size=16)
+    fitting.fit(LitClassifier.create(config), datamodule=module)
     assert fitting.callback_metrics["val_acc"] == 1
 
 

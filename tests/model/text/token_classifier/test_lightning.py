@@ -73,7 +73,7 @@ def test_it_learns_and_is_used(tmp_path: Path) -> None:
     """From training to entities in text, with names that come from the data."""
     labels, x, pad_mask = sentence_batch()
     data = Data(labels, x, pad_mask, batch_size=3, label_names=NAMES)
-    fitting = trainer(tmp_path, max_epochs=100)
+    fitting = trainer(tmp_path, max_epochs=100, check_val_every_n_epoch=100)
     torch.manual_seed(0)
     lit_model = LitTagger.create(byte_config())
     fitting.fit(lit_model, datamodule=data)

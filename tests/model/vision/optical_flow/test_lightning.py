@@ -136,7 +136,7 @@ def test_it_learns(tmp_path: Path) -> None:
     x[:, 1, 3] += direction
     flow = torch.stack([4 * direction, torch.zeros_like(direction)], dim=-1)
     module = DictData({"x": x, "flow": flow})
-    fitting = trainer(tmp_path, max_epochs=40)
+    fitting = trainer(tmp_path, max_epochs=40, check_val_every_n_epoch=40)
     fitting.fit(LitFlow.create(flow_config()), datamodule=module)
     metrics: dict[str, Any] = fitting.callback_metrics
     assert metrics["val_loss"] < 1.0 and metrics["val_outliers"] == 0
