@@ -88,7 +88,7 @@ def test_recorded_grids() -> None:
 
 
 @given(SIZES)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_tiles_cover_every_pixel_and_overlap_enough(sizes: Any) -> None:
     patch_size, overlap, image_shape = sizes
     grid = OpticalFlowProcessor(patch_size, overlap).grid(image_shape)

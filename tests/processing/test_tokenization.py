@@ -132,13 +132,20 @@ def test_sentencepiece_takes_written_special_tokens_for_text(xlnet, text):
     assert xlnet.decode(tokens) == text
 
 
-@given(st.lists(st.text() | st.text(alphabet="the statemn.\n\u2581\ufffe☕"), max_size=4), st.booleans())
-@settings(max_examples=100)
-def test_sentencepiece_is_otherwise_the_same(xlnet_tokenizer_dir, texts, add_special_tokens):
+@pytest.fixture(scope="module")
+def plain_and_pickled(xlnet_tokenizer_dir):
+    """Made once for all examples."""
     tokenizer = AutoTokenizer.from_pretrained(xlnet_tokenizer_dir)
     plain = plain_text_tokenizer(tokenizer)
     assert len(plain) == len(tokenizer)
-    for one in (plain, pickle.loads(pickle.dumps(plain))):
+    return tokenizer, plain, pickle.loads(pickle.dumps(plain))
+
+
+@given(st.lists(st.text() | st.text(alphabet="the statemn.\n\u2581\ufffe☕"), max_size=4), st.booleans())
+@settings(max_examples=100)
+def test_sentencepiece_is_otherwise_the_same(plain_and_pickled, texts, add_special_tokens):
+    tokenizer, *both = plain_and_pickled
+    for one in both:
         encoded = encode(one, texts, add_special_tokens)
         expected = encode(tokenizer, texts, add_special_tokens)
         assert encoded.tokens.tolist() == expected.tokens.tolist()

@@ -80,7 +80,7 @@ def test_random_tokens_are_every_token_but_the_special_ones(fast_tokenizer):
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=5), st.sampled_from(COLLATORS), st.integers(0, 2**63))
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_what_holds_for_every_batch(texts, collator, seed):
     examples = [example(text, index, add_special_tokens=True) for index, text in enumerate(texts)]
     labels, input_ids, pad_mask = collator(BYTES, 0.3, seed=seed)(examples)

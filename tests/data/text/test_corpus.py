@@ -130,7 +130,7 @@ def test_recorded_causal_items(tmp_path):
 
 
 @given(st.integers(2, 200), st.integers(1, 30))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_what_is_a_label_and_how_often(tmp_path_factory, num_tokens, max_seq_len):
     """Every token is once in a chunk, and once a label unless it is the first of its chunk."""
     directory = tmp_path_factory.mktemp("corpus")
@@ -178,7 +178,7 @@ def test_recorded_random_truncation(tmp_path):
     seed=st.integers(0, 2**63),
     epoch=st.integers(0, 2**40),
 )
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_random_windows(tmp_path_factory, num_tokens, max_seq_len, next_token, shift, min_seq_len, seed, epoch):
     options = {"next_token": next_token, "shift": shift, "min_seq_len": min_seq_len, "seed": seed}
     directory = tmp_path_factory.mktemp("corpus")

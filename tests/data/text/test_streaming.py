@@ -192,7 +192,7 @@ def _int_keys(values: dict[str, Any]) -> dict[Any, Any]:
     next_token=st.booleans(),
     stop=st.integers(0, 30),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_chunks_conserve_tokens_and_states_are_exact(lengths, max_seq_len, window, concat, next_token, stop):
     texts = [f"{i % 10}" * length for i, length in enumerate(lengths)]
     stream = ChunkStream(

@@ -98,7 +98,7 @@ def save(directory: Path, arrays: dict[str, np.ndarray], max_seq_len: int, speci
 
 
 @given(st.lists(SENTENCES, min_size=1, max_size=5), st.integers(3, 25))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_words_and_labels_come_back_from_bytes(tmp_path_factory, sentences, max_seq_len):
     """Whatever the characters and wherever a sentence is cut: each byte once, words whole where they fit."""
     examples = save(tmp_path_factory.mktemp("words"), encode(BYTES, sentences), max_seq_len, ([4], [5]))

@@ -329,7 +329,7 @@ def padded(draw: st.DrawFn, max_seq_len: int, max_latents: int) -> tuple[int, li
     return prefix_len, masks
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(config=phases, data=st.data())
 @torch.no_grad()
 def test_padding_changes_nothing(config: str, data: st.DataObject) -> None:
@@ -349,7 +349,7 @@ def test_padding_changes_nothing(config: str, data: st.DataObject) -> None:
         torch.testing.assert_close(other[b, ~mask[prefix_len:]], logits[b, ~mask[prefix_len:]], **TIGHT)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(config=phases, data=st.data())
 @torch.no_grad()
 def test_padding_changes_nothing_with_a_cache(config: str, data: st.DataObject) -> None:
