@@ -10,6 +10,10 @@ DOCS_STAMP := $(VENV)/.installed-docs
 TORCH := torch==2.13.0
 EXTRAS := text,vision,audio,dev
 
+# Some machines tell Python not to keep what it compiles. Each worker of the tests would compile all of it again, and so
+# would each process that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-clm test test-slow test-browser test-versions lint types compat playground docs docs-serve notebooks api check gpu format release
 
