@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypedDict
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from perceiver.model.core.blocks import LatentBlocks
 from perceiver.model.core.cache import LayerCache, SharedKeysValues
 from perceiver.model.core.compilation import compiled, compiling
 from perceiver.model.core.linear import Linear
@@ -54,9 +57,11 @@ def attention(
     those of a single query, for which the kernel is slow, most so in bfloat16. Large ones are fused after padding K or
     V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again. In
     training, fewer heads than threads are treated as with dropout: the kernel's backward pass has a thread per head.
-    Documents that share a sequence are attended to one after the other, 5 to 50 times as fast as with their mask.
+    Documents that share a sequence are attended to one after the other, 5 to 50 times as fast as with their mask, and
+    so are blocks of latents.
     On CUDA, fused kernels take heads of 8, 16, 24, ... channels, to which others are padded with zeros, and causal
-    attention with padding, windows or documents is FlexAttention (arXiv 2412.05496), without a mask (N, M).
+    attention with padding, windows, documents or blocks of latents is FlexAttention (arXiv 2412.05496), without a mask
+    (N, M).
 
     Causal attention is right-aligned: the N queries belong to the last N of the M keys (Perceiver AR, arXiv 2202.07765,
     figure 2). torch's `is_causal` is left-aligned, which is the same only for N = M.
@@ -87,6 +92,8 @@ def attention(
             return _right_aligned_attention(q, k, v, dropout)
     if on_cuda and dropout == 0.0 and _takes_blocks(q, k, v, mask):
         return block_attention(q, k, v, mask)
+    if mask.latent_blocks is not None:
+        return _attention_by_latent_block(q, k, v, mask.allowed, mask.latent_blocks, dropout)
     allowed = mask.dense(num_queries, num_keys, q.device)
     if q.device.type == "cpu" and not torch.compiler.is_exporting():
         small = q.shape[1] * num_queries * num_keys <= _SMALL_SCORES
@@ -166,6 +173,34 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Ten
 def _attention_by_document(q: Tensor, k: Tensor, v: Tensor, documents: Documents, dropout: float) -> Tensor:
     parts = zip(documents.queries(q), documents.keys(k), documents.keys(v), strict=True)
     return torch.cat([attention(*part, causal=True, dropout=dropout) for part in parts], dim=2)
+
+
+def _attention_by_latent_block(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, blocks: LatentBlocks, dropout: float
+) -> Tensor:
+    """Kernels want the keys of a block in one piece: a copy, which is not kept but made again in the backward pass."""
+    attend: Callable[..., Tensor] = _attend_to_pieces
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # compiled, what to keep is decided anyway
+        attend = partial(checkpoint, attend, use_reentrant=False, context_fn=_keeping_attention)
+    masks = [None] * len(blocks) if allowed is None else [torch.cat(x, dim=3) for x in blocks.keys(allowed, dim=3)]
+    parts = zip(q.chunk(len(blocks), dim=2), masks, blocks.keys(k), blocks.keys(v), strict=True)
+    return torch.cat([attend(query, mask, dropout, *keys, *values) for query, mask, keys, values in parts], dim=2)
+
+
+def _attend_to_pieces(q: Tensor, allowed: Tensor | None, dropout: float, *pieces: Tensor) -> Tensor:
+    """`pieces`: first those of the keys, then those of the values."""
+    k, v = (torch.cat(half, dim=2) for half in (pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]))
+    return attention(q, k, v, mask=AttentionMask(allowed, causal=True), dropout=dropout)
+
+
+def _keeping_attention() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For `checkpoint`: results of the fused kernel are kept, and all else is computed again."""
+
+    def policy(context: object, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        is_kernel = "scaled_dot_product" in operator.name()
+        return CheckpointPolicy.MUST_SAVE if is_kernel else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]  # torch's has no types
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: AttentionMask) -> Tensor:

@@ -59,13 +59,14 @@ class CausalSequenceModel(PerceiverAR):
         prefix_len: int,
         pad_mask: Tensor | None = None,
         cache: Sequence[LayerCache] | None = None,
+        num_blocks: int = 1,
     ) -> Tensor:
         """Predicts the token after each latent's. Arguments and errors as in `PerceiverAR`.
 
         Returns:
             Logits (B, N, vocabulary)
         """
-        return self.outputs(x, prefix_len, pad_mask, cache)[1]
+        return self.outputs(x, prefix_len, pad_mask, cache, num_blocks)[1]
 
     def latents(
         self,
@@ -73,9 +74,10 @@ class CausalSequenceModel(PerceiverAR):
         prefix_len: int,
         pad_mask: Tensor | None = None,
         cache: Sequence[LayerCache] | None = None,
+        num_blocks: int = 1,
     ) -> Tensor:
         """What logits are made of: latents (B, N, D) after the output norm. Arguments as in `forward`."""
-        return self.out_norm(super().forward(x, prefix_len, pad_mask, cache))
+        return self.out_norm(super().forward(x, prefix_len, pad_mask, cache, num_blocks))
 
     def forward_packed(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Predicts the token after each latent's, for documents that share a sequence and know nothing of each other.
@@ -102,6 +104,7 @@ class CausalSequenceModel(PerceiverAR):
         prefix_len: int,
         pad_mask: Tensor | None = None,
         cache: Sequence[LayerCache] | None = None,
+        num_blocks: int = 1,
         *,
         num_logits: int = 0,
         compile_options: Mapping[str, Any] | None = None,
@@ -116,7 +119,7 @@ class CausalSequenceModel(PerceiverAR):
         Returns:
             Latents (B, N, D) after the output norm, logits (B, up to N, vocabulary)
         """
-        inputs = self.prepare(x, prefix_len, pad_mask, cache)
+        inputs = self.prepare(x, prefix_len, pad_mask, cache, num_blocks)
         if compile_options is None or not inputs.is_static_step or torch.is_grad_enabled():
             return self._outputs(inputs, num_logits)
         inputs = inputs.of_one_form()
@@ -132,13 +135,17 @@ class CausalSequenceModel(PerceiverAR):
         """Result of `latents` (B, N, D) -> logits (B, N, vocabulary)"""
         return self.output_adapter(latents, self.txt_embedding.weight)
 
-    def loss(self, labels: Tensor, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+    def loss(self, labels: Tensor, x: Tensor, pad_mask: Tensor | None = None, num_blocks: int = 1) -> Tensor:
         """Mean cross-entropy over the labels of the last `max_latents` positions. All others are prefix.
+
+        With more blocks it is the mean over the labels of so many times `max_latents` positions, or of as many blocks
+        as there are in a shorter sequence.
 
         Args:
             labels: The token after each of `x` (B, M), -100 where nothing is to be predicted.
             x: Tokens (B, M).
             pad_mask: Boolean (B, M), True where `x` is padding, which predicts nothing.
+            num_blocks: Number of blocks of `max_latents` positions: see `forward`.
 
         Returns:
             Scalar. 0 if there are no labels.
@@ -151,8 +158,15 @@ class CausalSequenceModel(PerceiverAR):
         if labels.shape != x.shape:
             raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
         labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
-        prefix_len = x.shape[1] - self.max_latents
-        return token_cross_entropy(self(x, prefix_len, pad_mask), labels[:, prefix_len:])
+        num_blocks = self.num_loss_blocks(x.shape[1], num_blocks)
+        prefix_len = x.shape[1] - num_blocks * self.max_latents
+        return token_cross_entropy(self(x, prefix_len, pad_mask, num_blocks=num_blocks), labels[:, prefix_len:])
+
+    def num_loss_blocks(self, seq_len: int, num_blocks: int) -> int:
+        """How many of `num_blocks` blocks of `max_latents` positions there are in a sequence, at least 1."""
+        if num_blocks < 1:
+            raise ValueError(f"a loss of {num_blocks} blocks of latents: it must be at least 1")
+        return max(min(num_blocks, seq_len // self.max_latents), 1)
 
     def loss_packed(self, labels: Tensor, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """The same for documents that share a sequence: labels (1, T) and what `forward_packed` takes."""

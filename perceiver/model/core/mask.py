@@ -1,4 +1,4 @@
-"""Who attends to whom: padding, causality, windows and documents, said once for all the layers that it holds for.
+"""Who attends to whom: padding, causality, windows, documents and blocks of latents, said once for all layers.
 
 `attention()` asks for what its kernels take: nothing, the causal flag, a boolean mask, or the blocks of such a mask in
 which there is something to attend to. Mask and blocks are made when a kernel first needs them, and serve all layers
@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from perceiver.model.core.blocks import LatentBlocks
 from perceiver.model.core.packing import Documents
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class AttentionMask:
         causal: Whether a query attends to its own key and those before it only.
         window: With `causal`, the largest number of keys that a query attends to, its own included.
         documents: Whose the keys are. A query attends to those of its own document only.
+        latent_blocks: The same for blocks of latents, which share prefix keys.
     """
 
     def __init__(
@@ -39,19 +41,33 @@ class AttentionMask:
         causal: bool = False,
         window: int | None = None,
         documents: Documents | None = None,
+        latent_blocks: LatentBlocks | None = None,
     ):
         self.allowed = allowed
         self.causal = causal
         self.window = window
         self.documents = documents
+        self.latent_blocks = latent_blocks
         self._dense: dict[tuple[int, int], Tensor] = {}
         self._blocks: dict[tuple[int, int], BlockMask] = {}
 
     @classmethod
-    def of_padding(cls, padding: Tensor | None, *, causal: bool = False, window: int | None = None) -> AttentionMask:
+    def of_padding(
+        cls,
+        padding: Tensor | None,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        latent_blocks: LatentBlocks | None = None,
+    ) -> AttentionMask:
         """`padding`: boolean (B, M), True where a key is none."""
         allowed = None if padding is None else rearrange(~padding, "b m -> b 1 1 m")
-        return cls(allowed, causal=causal, window=window)
+        return cls(allowed, causal=causal, window=window, latent_blocks=latent_blocks)
+
+    @property
+    def groups(self) -> Documents | LatentBlocks | None:
+        """What says which keys are read by which queries, besides causality."""
+        return self.documents or self.latent_blocks
 
     def is_causal(self, num_queries: int) -> bool:
         """Whether causality matters. A single query is the last one, which may attend to all keys before it."""
@@ -60,7 +76,7 @@ class AttentionMask:
     def is_only_causal(self, num_queries: int, num_keys: int) -> bool:
         """Whether causality is all that there is to say."""
         in_window = self.window is None or num_keys <= self.window
-        return self.allowed is None and self.documents is None and in_window and self.is_causal(num_queries)
+        return self.allowed is None and self.groups is None and in_window and self.is_causal(num_queries)
 
     def dense(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
         """Boolean, broadcastable to (B, H, N, M), or None if every query may attend to every key."""
@@ -69,7 +85,10 @@ class AttentionMask:
         sizes = (num_queries, num_keys)
         if sizes not in self._dense:
             mask = causal_mask(*sizes, self.window, device=device)
-            mask = mask if self.documents is None else mask & self.documents.same(num_queries)
+            if self.groups is not None:
+                opens, closes = self.groups.readers(device)
+                number = opens[-num_queries:, None]
+                mask = mask & (opens <= number) & (number <= closes)
             self._dense[sizes] = mask if self.allowed is None else mask & self.allowed
         return self._dense[sizes]
 
@@ -95,12 +114,13 @@ class AttentionMask:
         last = torch.arange(num_keys - num_queries, num_keys, device=device)
         first = None if self.window is None else last - self.window + 1
         allowed = None if self.allowed is None else self.allowed[:, 0, 0]  # B or 1, M
-        numbers = None if self.documents is None else self.documents.numbers  # M
+        opens, closes = (None, None) if self.groups is None else self.groups.readers(device)  # M each
 
         def mask_mod(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             result = key <= last[query]
-            if numbers is not None:
-                result = result & (numbers[key] == numbers[last[query]])
+            if opens is not None and closes is not None:
+                number = opens[last[query]]
+                result = result & (opens[key] <= number) & (number <= closes[key])
             if first is not None:
                 result = result & (key >= first[query])
             if allowed is not None:
@@ -117,10 +137,11 @@ class AttentionMask:
         if self.window is not None:
             some = some & (last_key > lowest - self.window)
             all_ = all_ & (first_key > highest - self.window)
-        if numbers is not None:
-            (q_low, q_high), (k_low, k_high) = _range(numbers[-num_queries:]), _range(numbers)
-            some = some & (k_low <= q_high[:, None]) & (k_high >= q_low[:, None])
-            all_ = all_ & (k_low == q_high[:, None]) & (k_high == q_low[:, None])
+        if opens is not None and closes is not None:
+            q_low, q_high = (numbers[:, None] for numbers in _range(opens[-num_queries:]))
+            (open_some, open_all), (close_all, close_some) = _range(opens), _range(closes)
+            some = some & (open_some <= q_high) & (q_low <= close_some)
+            all_ = all_ & (open_all <= q_low) & (q_high <= close_all)
         some, all_ = some[None, None], all_[None, None]
         if allowed is not None:
             keys = rearrange(pad(allowed, (0, -num_keys % _BLOCK_SIZE)), "b (k size) -> b 1 1 k size", size=_BLOCK_SIZE)

@@ -37,9 +37,9 @@ class Documents:
         num_latents = sum(self.num_latents)
         return Documents([0] * len(self.prefix_lens), self.num_latents, self.numbers[-num_latents:])
 
-    def same(self, num_queries: int) -> Tensor:
-        """Boolean (N, M), True where a query, one of the last N keys, has the document of a key."""
-        return self.numbers[-num_queries:, None] == self.numbers
+    def readers(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """First and last document (M + N,) that read each key: it is one, its own."""
+        return self.numbers, self.numbers
 
     def queries(self, x: Tensor) -> Sequence[Tensor]:
         """Queries (B, H, N, K) of each document."""

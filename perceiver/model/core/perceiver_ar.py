@@ -9,7 +9,8 @@ With a key/value cache, tokens come in one after the other: the first call bring
 every further token is a new latent. Attention then sees windows: the last `max_seq_len` tokens in the cross-attention,
 the last `max_latents` latents in the self-attention.
 
-Without a cache, documents of unequal length can share a sequence without padding (core/packing.py).
+Without a cache, documents of unequal length can share a sequence without padding (core/packing.py), and a sequence can
+have several blocks of latents, each with all tokens before it as prefix (core/blocks.py).
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter, is_readable
+from perceiver.model.core.blocks import LatentBlocks
 from perceiver.model.core.cache import KeyValueCache, LayerCache, Ring, StaticKeyValueCache
 from perceiver.model.core.config import PerceiverARConfig
 from perceiver.model.core.layers import (
@@ -47,6 +50,7 @@ class AttentionInputs:
         mask: What latents attend to in the cross-attention.
         latent_mask: What latents attend to in self-attention.
         cache: A cache, or None, for each attention layer, and for what else `PerceiverAR.windows` has.
+        num_blocks: Number of blocks of latents K. In self-attention each of them is an example.
     """
 
     x: Tensor
@@ -55,6 +59,7 @@ class AttentionInputs:
     mask: AttentionMask
     latent_mask: AttentionMask
     cache: Sequence[LayerCache | None]
+    num_blocks: int = 1
 
     @property
     def is_static_step(self) -> bool:
@@ -158,6 +163,7 @@ class PerceiverAR(nn.Module):
         prefix_len: int,
         pad_mask: Tensor | None = None,
         cache: Sequence[LayerCache] | None = None,
+        num_blocks: int = 1,
     ) -> Tensor:
         """Processes a sequence, or its next tokens.
 
@@ -167,6 +173,8 @@ class PerceiverAR(nn.Module):
             pad_mask: Boolean (B, all tokens, cached ones included), True where there is padding.
             cache: What `new_cache` gave. It takes up the new tokens, of which there may be more than fit into the
                 windows. With a cache no prefix position is dropped, also in training.
+            num_blocks: Number of blocks that the N latents are divided into, up to `max_latents` each, without a cache.
+                Each block is what it is alone, with all tokens before it as its prefix (core/blocks.py).
 
         Returns:
             Latents (B, N, D)
@@ -174,16 +182,26 @@ class PerceiverAR(nn.Module):
         Raises:
             ValueError: if prefix or latents are longer than the model allows, or `pad_mask` doesn't fit.
         """
-        return self.attend(self.prepare(x, prefix_len, pad_mask, cache))
+        return self.attend(self.prepare(x, prefix_len, pad_mask, cache, num_blocks))
 
     def prepare(
-        self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, cache: Sequence[LayerCache] | None
+        self,
+        x: Tensor,
+        prefix_len: int,
+        pad_mask: Tensor | None,
+        cache: Sequence[LayerCache] | None,
+        num_blocks: int = 1,
     ) -> AttentionInputs:
         """Checks the arguments of `forward`, and makes of them what attention layers need."""
+        if num_blocks != 1:
+            if cache is not None:
+                raise ValueError(
+                    f"num_blocks={num_blocks} can't be given with a cache, which takes one block of latents"
+                )
+            return self.prepare_blocks(x, prefix_len, pad_mask, num_blocks)
         num_cached = 0 if cache is None else cache[0].num_seen
         self._check(x, prefix_len, pad_mask, num_cached, windowed=cache is not None)
-        if pad_mask is not None and is_readable(pad_mask):
-            pad_mask = pad_mask if pad_mask.any() else None  # without padding there are faster kernels
+        pad_mask = padding_if_known(pad_mask)
         pos = positions(x.shape[1], pad_mask, start=num_cached, device=x.device)  # B M+N
         if self.token_shift:
             x = with_previous(x, pad_mask, None if cache is None else last_token(cache[-1], x))
@@ -216,6 +234,26 @@ class PerceiverAR(nn.Module):
         x = (with_previous(x) if self.token_shift else x)[:, packing.order]
         return AttentionInputs(x, packing.prefix_len, packing.positions, mask, latent_mask, cache)
 
+    def prepare_blocks(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, num_blocks: int) -> AttentionInputs:
+        """The same for several blocks of latents. Arguments as in `forward`."""
+        blocks = LatentBlocks.of(prefix_len, x.shape[1] - prefix_len, num_blocks)
+        self._check(x, blocks.prefix_len, pad_mask, 0, windowed=False)  # of the last block, which has the longest
+        pad_mask = padding_if_known(pad_mask)
+        pos = positions(x.shape[1], pad_mask, device=x.device).expand(x.shape[0], -1)
+        if self.token_shift:
+            x = with_previous(x, pad_mask)
+        order = blocks.order(x.device).expand(x.shape[0], -1)  # B M+N
+        if self.training and self.cross_attention_dropout:
+            blocks, order = blocks.dropped(order, self.cross_attention_dropout)
+        x, pos = x[torch.arange(x.shape[0], device=x.device)[:, None], order], pos.gather(1, order)
+        pad_mask = None if pad_mask is None else pad_mask.gather(1, order)
+        mask = AttentionMask.of_padding(pad_mask, causal=True, latent_blocks=blocks)
+        if pad_mask is not None:
+            pad_mask = rearrange(pad_mask[:, blocks.prefix_len :], "b (k n) -> (b k) n", k=num_blocks)
+        latent_mask = AttentionMask.of_padding(pad_mask, causal=True)
+        cache = [None] * len(self.windows)
+        return AttentionInputs(x, blocks.prefix_len, pos, mask, latent_mask, cache, num_blocks)
+
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """All layers, from tokens to latents (B, N, D). Tensors in, tensors out: this can be compiled."""
         rotary = RotaryPositionEmbedding.from_angles(self.frequencies(inputs.pos))
@@ -223,10 +261,13 @@ class PerceiverAR(nn.Module):
         x_prefix, x = x[:, : inputs.prefix_len], x[:, inputs.prefix_len :]
         x = self.cross_attention(x, x_prefix, rotary=rotary, cache=inputs.cache[0], mask=inputs.mask)  # B N D
         rotary = rotary.last(x.shape[1])
+        if inputs.num_blocks > 1:
+            x = rearrange(x, "b (k n) d -> (b k) n d", k=inputs.num_blocks)
+            rotary = rotary.in_blocks(inputs.num_blocks)
         for i, layer in enumerate(self.self_attention):
             layer_rotary = rotary if i < self.num_rotary_layers else None
             x = layer(x, rotary=layer_rotary, cache=inputs.cache[i + 1], mask=inputs.latent_mask)
-        return x
+        return x if inputs.num_blocks == 1 else rearrange(x, "(b k) n d -> b (k n) d", k=inputs.num_blocks)
 
     def _check(self, x: Tensor, prefix_len: int, pad_mask: Tensor | None, num_cached: int, windowed: bool) -> None:
         if x.ndim < 2:  # what more there may be, the input adapter knows
@@ -267,6 +308,11 @@ def attention_layer(
         activation_checkpointing=config.activation_checkpointing,
         activation_offloading=config.activation_offloading,
     )
+
+
+def padding_if_known(pad_mask: Tensor | None) -> Tensor | None:
+    """None if it can be seen that there is no padding: without there are faster kernels."""
+    return None if pad_mask is not None and is_readable(pad_mask) and not pad_mask.any() else pad_mask
 
 
 def drop_prefix(

@@ -158,6 +158,11 @@ class RotaryPositionEmbedding:
         """The embedding of the last positions."""
         return RotaryPositionEmbedding(self.cos[:, :, -num_positions:], self.sin[:, :, -num_positions:])
 
+    def in_blocks(self, num_blocks: int) -> RotaryPositionEmbedding:
+        """The embeddings of blocks of positions, each an example, (B K, 1, N, R) of (B, 1, K N, R)."""
+        cos, sin = (rearrange(x, "b 1 (k n) r -> (b k) 1 n r", k=num_blocks) for x in (self.cos, self.sin))
+        return RotaryPositionEmbedding(cos, sin)
+
     def rotate(self, x: Tensor) -> Tensor:
         """Queries or keys (B, H, N, K), those of the last N positions -> rotated, (B, H, N, K)"""
         cos, sin = self.cos[:, :, -x.shape[2] :], self.sin[:, :, -x.shape[2] :]

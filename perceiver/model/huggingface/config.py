@@ -87,6 +87,9 @@ class PerceiverBackendConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     use_cache: bool = False  # true for causal models
 
+    # Of the training of causal models, see `CausalSequenceGenerationModel`. No field: files that don't set it lack it.
+    num_loss_blocks: ClassVar[int] = 1
+
     hidden_size = DerivedAttribute(("num_latent_channels",), ("num_channels",))
     num_hidden_layers = DerivedAttribute(
         ("num_self_attention_layers_per_block", "num_self_attention_blocks"), ("num_self_attention_layers",)

@@ -62,7 +62,12 @@ def _warn_of_prefix(labels: Tensor, max_latents: int) -> None:
 
 
 class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
-    """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes."""
+    """Hugging Face model around a `CausalSequenceModel`. Leaves register themselves with the Auto classes.
+
+    With `config.num_loss_blocks` above 1, the loss in training, without `prefix_len`, is that of so many blocks of
+    `max_latents` positions, the last ones, each with all tokens before it as its prefix; of as many blocks as there are
+    in a shorter sequence.
+    """
 
     def __init__(self, config: PerceiverBackendConfig, backend_model: nn.Module | None = None):
         super().__init__(config, backend_model)
@@ -122,6 +127,9 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         """
         x = text_input(input_ids, inputs_embeds)
         lengths = packed_lengths(x, attention_mask, **kwargs)
+        num_blocks = self.config.num_loss_blocks if labels is not None and self.training and prefix_len is None else 1
+        if num_blocks > 1 and lengths is not None:
+            raise ValueError(f"num_loss_blocks={num_blocks} takes no packed documents")
         if labels is not None:
             if labels.shape != x.shape[:2]:
                 raise ValueError(
@@ -132,9 +140,11 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             use_cache = bool(use_cache)
             num_cached = 0 if past_key_values is None else past_key_values.num_seen
             if prefix_len is None and not num_cached and lengths is None:
+                num_blocks = self.backend_model.num_loss_blocks(x.shape[1], num_blocks)
                 max_latents = self.backend_model.max_latents
-                prefix_len = max(x.shape[1] - max_latents, 0)
-                _warn_of_prefix(labels[:, 1 : prefix_len + 1], max_latents)
+                prefix_len = max(x.shape[1] - num_blocks * max_latents, 0)
+                if num_blocks == 1:
+                    _warn_of_prefix(labels[:, 1 : prefix_len + 1], max_latents)
         keeps_last = isinstance(logits_to_keep, int)
         states, logits, cache = self.hidden_states(
             x,
@@ -146,6 +156,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
             wants_all=not keeps_last or not 1 <= logits_to_keep <= self.backend_model.max_latents,
             num_logits=logits_to_keep if isinstance(logits_to_keep, int) else None,
             lengths=lengths,
+            num_blocks=num_blocks,
             **kwargs,
         )
         if logits is None:

@@ -56,13 +56,15 @@ class PerceiverARModel(PerceiverBackendModel):
         wants_all: bool = True,
         num_logits: int | None = None,
         lengths: list[int] | None = None,
+        num_blocks: int = 1,
         **given: Tensor | None,
     ) -> tuple[tuple[Tensor, ...], Tensor | None, PerceiverARCache | None]:
         """Hidden states (B, N, D), without `output_hidden_states` the last ones alone, and the cache. See `forward`.
 
         Between them are the logits of the last `num_logits` positions, 0: of all, if those are made in one go with the
         states. That is so with a cache, whose steps may be compiled, unless all hidden states are asked for.
-        `lengths` are those of packed documents (`packed_lengths`), of which N latents have states.
+        `lengths` are those of packed documents (`packed_lengths`), of which N latents have states. Of several blocks of
+        latents there are the last states only.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -104,10 +106,12 @@ class PerceiverARModel(PerceiverBackendModel):
             cache = self.new_cache()
 
         layers = None if cache is None else cache.layers
+        if num_blocks > 1 and (cache is not None or output_hidden_states):
+            raise ValueError(f"a loss of {num_blocks} blocks of latents supports no cache and no output_hidden_states")
 
         def run(x: Tensor, prefix_len: int, pad_mask: Tensor | None) -> tuple[Tensor, ...]:
             if not output_hidden_states:
-                return (model.latents(x, prefix_len, pad_mask, layers),)
+                return (model.latents(x, prefix_len, pad_mask, layers, num_blocks),)
             with recorded(self.hidden_modules()) as states:
                 model.latents(x, prefix_len, pad_mask, layers)
             return tuple(states)

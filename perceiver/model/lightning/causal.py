@@ -26,6 +26,9 @@ class LitCausalSequenceModel(LitModel):
     prompt start as latents, so that no more is asked of the model than in training. The same parameters give the same
     sample.
 
+    The training loss may be that of several blocks of latents (see `CausalSequenceModel.loss`). Validation and test are
+    always those of the last `max_latents` positions, so that their losses can be compared.
+
     Subclasses define `prompt_tokens`, `decoded` and `log_sample`.
 
     Args:
@@ -33,6 +36,7 @@ class LitCausalSequenceModel(LitModel):
         validation_sample_prompt: What `prompt_tokens` takes, or None for no such sample.
         validation_sample_record: Index of a validation record whose first half is continued, -1 for a random one, or
             None for no such sample.
+        num_loss_blocks: Number of blocks of `max_latents` tokens, the last ones, that training predicts.
         params: See `LitModel`.
         params_strict: See `LitModel`.
     """
@@ -45,18 +49,27 @@ class LitCausalSequenceModel(LitModel):
         *,
         validation_sample_prompt: str | None,
         validation_sample_record: int | None,
+        num_loss_blocks: int = 1,
         params: str | None,
         params_strict: bool = True,
     ):
+        most = model.max_seq_len // model.max_latents
+        if not 1 <= num_loss_blocks <= most:
+            raise ValueError(
+                f"num_loss_blocks={num_loss_blocks} must be in [1, {most}] for max_seq_len={model.max_seq_len} and "
+                f"max_latents={model.max_latents}"
+            )
         super().__init__(
             model,
             params,
             params_strict,
             validation_sample_prompt=validation_sample_prompt,
             validation_sample_record=validation_sample_record,
+            num_loss_blocks=num_loss_blocks,
         )
         self.validation_sample_prompt = validation_sample_prompt
         self.validation_sample_record = validation_sample_record
+        self.num_loss_blocks = num_loss_blocks
 
     def prompt_tokens(self, prompt: str) -> Tensor:
         """Token ids (n,) of `validation_sample_prompt`."""
@@ -90,9 +103,11 @@ class LitCausalSequenceModel(LitModel):
 
     def step(self, batch: Batch) -> Tensor:
         labels, x, pad_mask = batch
-        if isinstance(pad_mask, list):
-            return self.model.loss_packed(labels, x, pad_mask)
-        return self.model.loss(labels, x, pad_mask)
+        if not isinstance(pad_mask, list):
+            return self.model.loss(labels, x, pad_mask, num_blocks=self.num_loss_blocks if self.training else 1)
+        if self.num_loss_blocks > 1:
+            raise ValueError(f"num_loss_blocks={self.num_loss_blocks} takes no packed documents: packing must be false")
+        return self.model.loss_packed(labels, x, pad_mask)
 
     def num_targets(self, batch: Batch) -> Tensor:
         labels, _, pad_mask = batch
@@ -100,7 +115,8 @@ class LitCausalSequenceModel(LitModel):
             labels = labels[:, latent_indices(pad_mask, self.model.max_latents, device=labels.device)]
             return (labels != -100).sum()
         labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
-        return (labels[:, -self.model.max_latents :] != -100).sum()
+        num_blocks = self.model.num_loss_blocks(labels.shape[1], self.num_loss_blocks if self.training else 1)
+        return (labels[:, -num_blocks * self.model.max_latents :] != -100).sum()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from perceiver.model.core import attention as attention_module, mask as module
 from perceiver.model.core.attention import attention, block_attention
+from perceiver.model.core.blocks import LatentBlocks
 from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.packing import Packing
 from tests.model.core.test_attention import LargestTensor
@@ -73,6 +74,28 @@ def test_blocks_of_documents(monkeypatch: pytest.MonkeyPatch) -> None:
         full, all_full = (block_pairs(x.full_kv_num_blocks, x.full_kv_indices) for x in (blocks, expected))
         assert full == all_full
         assert needed <= visited and len(visited - needed) <= 8 < len(full | needed)
+
+
+@pytest.mark.parametrize("batch_size", [0, 3])
+def test_blocks_of_blocks_of_latents(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 5 blocks of 21 latents: no pair is lost, few are looked at."""
+    monkeypatch.setattr(module, "_BLOCK_SIZE", 16)
+    latent_blocks = LatentBlocks.of(37, 105, 5)
+    num_queries, num_keys = 105, latent_blocks.prefix_len + 105
+    pads = padding(batch_size, num_keys, left=False) if batch_size else None
+    mask = AttentionMask.of_padding(pads, causal=True, latent_blocks=latent_blocks)
+    blocks, dense = mask.block_mask(num_queries, num_keys, CPU), mask.dense(num_queries, num_keys, CPU)
+    assert dense is not None
+    dense = dense.expand(max(batch_size, 1), 1, -1, -1)
+    q, k = torch.arange(num_queries)[:, None], torch.arange(num_keys)
+    for b, rows in enumerate(dense[:, 0]):
+        assert torch.equal(blocks.mask_mod(torch.tensor(b), torch.tensor(0), q, k), rows)
+        expected = create_block_mask(lambda b, h, q, k, rows=rows: rows[q, k], 1, 1, *rows.shape, "cpu", BLOCK_SIZE=16)
+        found = blocks[b : b + 1]
+        visited, needed = (block_pairs(x.kv_num_blocks, x.kv_indices) for x in (found, expected))
+        full, all_full = (block_pairs(x.full_kv_num_blocks, x.full_kv_indices) for x in (found, expected))
+        assert full == all_full
+        assert needed <= visited | full and len(visited - needed) <= 12
 
 
 def block_pairs(numbers: Tensor, indices: Tensor) -> set[tuple[int, int]]:

@@ -28,6 +28,8 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
         validation_sample_prompt: MIDI file that is continued after each validation.
         validation_sample_record: Index of a validation record whose first half is continued after each validation, -1
             for a random one.
+        num_loss_blocks: Number of blocks of `max_latents` tokens, the last ones, that training predicts, each with all
+            tokens before it as its prefix. Validation predicts one.
         params: Checkpoint, folder or hub id that the model is initialised from.
         params_strict: Refuse parameters of a model that has the same shapes and computes something else.
         kwargs: The fields of `SymbolicAudioModelConfig`.
@@ -42,12 +44,14 @@ class LitSymbolicAudioModel(LitCausalSequenceModel):
         validation_sample_record: int | None = None,
         params: str | None = None,
         params_strict: bool = True,
+        num_loss_blocks: int = 1,
         **kwargs: Any,
     ):
         super().__init__(
             SymbolicAudioModel(SymbolicAudioModelConfig(**kwargs)),
             validation_sample_prompt=validation_sample_prompt,
             validation_sample_record=validation_sample_record,
+            num_loss_blocks=num_loss_blocks,
             params=params,
             params_strict=params_strict,
         )

@@ -321,3 +321,28 @@ def test_packed_documents_are_refused_by_compiled_steps() -> None:
     lit_model.compile_step(backend="eager")
     with pytest.raises(ValueError, match=r"packed documents \(packing=True\) can't be trained with compiled steps"):
         lit_model.on_before_batch_transfer(packed, 0)
+
+
+def test_training_predicts_more_blocks_than_validation() -> None:
+    """Of 2 blocks of 5 tokens in 11; with them, gradients of a step are those of the loss of all 10."""
+    config = clm_config(vocab_size=262, max_seq_len=13, cross_attention_dropout=0.0)
+    plain, lit_model = LitCLM.create(config), LitCLM.create(config, num_loss_blocks=2)
+    assert lit_model.hparams["num_loss_blocks"] == 2
+    lit_model.load_state_dict(plain.state_dict())  # no parameter of its own
+    labels, x, pad_mask = torch.utils.data.default_collate([Examples()[i] for i in range(3)])
+    batch = (labels, x, pad_mask)
+    for is_training, num_targets in ((True, 30 - 2 - 5), (False, 15 - 0)):
+        lit_model.train(is_training)
+        assert lit_model.num_targets(batch) == num_targets
+        loss = lit_model.model.loss(*batch, num_blocks=2 if is_training else 1)
+        torch.testing.assert_close(lit_model.step(batch), loss)
+    torch.testing.assert_close(lit_model.step(batch), plain.eval().step(batch))
+    with pytest.raises(ValueError, match="num_loss_blocks=2 takes no packed documents"):
+        lit_model.train().step((labels[:1], x[:1], [11]))
+
+
+@pytest.mark.parametrize("num_loss_blocks", [0, 3])
+def test_impossible_numbers_of_blocks(num_loss_blocks: int) -> None:
+    message = rf"num_loss_blocks={num_loss_blocks} must be in \[1, 2\] for max_seq_len=13 and max_latents=5"
+    with pytest.raises(ValueError, match=message):
+        LitCLM.create(CONFIG, num_loss_blocks=num_loss_blocks)

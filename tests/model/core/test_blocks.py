@@ -1,0 +1,216 @@
+"""Blocks of latents of one sequence: what the model makes of each is what it makes of it alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from perceiver.model.core.attention import attention
+from perceiver.model.core.blocks import LatentBlocks
+from perceiver.model.core.mask import AttentionMask
+from perceiver.model.text.clm.backend import CausalLanguageModel
+from tests.model.clm_helpers import CONFIGS, MAX_LATENTS, clm_config, clm_model
+from tests.model.core.test_attention import LargestTensor
+from tests.model.helpers import assert_close, gradients, token_ids
+
+BATCH = 3
+# prefix_len, size of a block, number of blocks: the longest, without a prefix and with fewer latents, single tokens
+SHAPES = [(2, 5, 3), (0, 4, 2), (6, 1, 3)]
+
+
+def alone(model: CausalLanguageModel, x: Tensor, prefix_len: int, size: int, pad_mask: Tensor | None = None) -> Tensor:
+    """Logits of blocks, each a sequence that ends with it."""
+    ends = range(prefix_len + size, x.shape[1] + 1, size)
+    masks = [None if pad_mask is None else pad_mask[:, :end] for end in ends]
+    return torch.cat([model(x[:, :end], end - size, mask) for end, mask in zip(ends, masks, strict=True)], dim=1)
+
+
+def paddings(batch_size: int, seq_len: int) -> Tensor:
+    """On the left, of a whole block and more, anywhere, and none."""
+    pad_mask = torch.rand(batch_size, seq_len) < 0.4
+    pad_mask[0] = torch.arange(seq_len) < seq_len // 2
+    pad_mask[-1] = False
+    return pad_mask
+
+
+@pytest.mark.parametrize(
+    "config, is_padded, checkpointing",
+    [
+        *((config, False, False) for config in CONFIGS.values()),
+        (CONFIGS["absolute"], True, False),
+        (CONFIGS["rotary"], True, True),
+    ],
+    ids=[*CONFIGS, "padded", "padded, checkpointing"],
+)
+def test_logits_and_gradients_are_those_of_each_block_alone(config, is_padded: bool, checkpointing: bool) -> None:
+    model = clm_model(replace(config, cross_attention_dropout=0.0, activation_checkpointing=checkpointing)).train()
+    for prefix_len, size, num_blocks in SHAPES:
+        prefix_len = min(prefix_len, config.max_seq_len - config.max_latents)
+        size = min(size, config.max_latents)
+        longest = config.max_seq_len - config.max_latents + size
+        x = token_ids(BATCH, prefix_len + size * min(num_blocks, (longest - prefix_len) // size))
+        pad_mask = paddings(*x.shape) if is_padded else None
+        found = model(x, prefix_len, pad_mask, num_blocks=(x.shape[1] - prefix_len) // size)
+        expected = alone(model, x, prefix_len, size, pad_mask)
+        assert_close({"logits": found}, {"logits": expected}, atol=1e-6 * expected.abs().max().item(), rtol=1e-5)
+        weights = torch.randn_like(found)
+        (found * weights).sum().backward()
+        found_gradients = gradients(model)
+        (expected * weights).sum().backward()
+        assert_close(found_gradients, gradients(model))
+
+
+def test_the_loss_is_the_mean_over_the_labels_of_all_blocks() -> None:
+    model = clm_model()
+    x, labels = token_ids(BATCH, 16), token_ids(BATCH, 16)
+    labels[:, 7] = -100
+    pad_mask = paddings(*x.shape)
+    expected = torch.nn.functional.cross_entropy(
+        alone(model, x, 6, MAX_LATENTS, pad_mask).flatten(0, 1), labels.masked_fill(pad_mask, -100)[:, 6:].flatten()
+    )
+    torch.testing.assert_close(model.loss(labels, x, pad_mask, num_blocks=2), expected, atol=1e-5, rtol=1e-5)
+    # as many as there are
+    for num_blocks, length in ((3, 16), (2, 11), (1, 9)):
+        every, found = (model.loss(labels[:, :length], x[:, :length], num_blocks=n) for n in (7, num_blocks))
+        torch.testing.assert_close(every, found)
+    torch.testing.assert_close(model.loss(labels, x, num_blocks=1), model.loss(labels, x))
+
+
+def test_blocks_are_causal() -> None:
+    """No gradient comes from tokens after a latent's own, and from all before it."""
+    model = clm_model()
+    x = model.txt_embedding(token_ids(1, 17)).detach().requires_grad_()
+    for i in range(15):
+        (gradient,) = torch.autograd.grad(model.latents(x, 2, num_blocks=3)[0, i].square().sum(), x)
+        reached = gradient[0].abs().sum(dim=1)
+        assert (reached[: 3 + i] > 0).all() and (reached[3 + i :] == 0).all()
+
+
+def test_each_form_of_a_token_is_projected_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = clm_model()
+    attention_module, lengths = model.cross_attention.attention.attention, {}
+    for name in ("q_proj", "k_proj", "v_proj"):
+        projection = getattr(attention_module, name)
+        projection.register_forward_hook(
+            lambda _, args, __, name=name: lengths.setdefault(name, []).append(args[0].shape)
+        )
+    model(token_ids(BATCH, 17), 2, num_blocks=3)
+    assert lengths == {"q_proj": [(BATCH, 15, 22)], "k_proj": [(BATCH, 12 + 15, 22)], "v_proj": [(BATCH, 12 + 15, 22)]}
+
+
+def test_the_mask_of_other_devices_is_the_loop_over_blocks() -> None:
+    blocks = LatentBlocks.of(3, 8, 4)
+    keys = blocks.prefix_len + 8
+    pads = paddings(BATCH, keys)
+    q, k, v = torch.randn(BATCH, 2, 8, 8), torch.randn(BATCH, 2, keys, 8), torch.randn(BATCH, 2, keys, 5)
+    for padding in (None, pads):
+        mask = AttentionMask.of_padding(padding, causal=True, latent_blocks=blocks)
+        dense = mask.dense(8, keys, q.device)
+        assert dense is not None and not mask.is_only_causal(8, keys)
+        torch.testing.assert_close(attention(q, k, v, mask=mask), attention(q, k, v, mask=dense))
+    order = blocks.order()[0]
+    seen = AttentionMask(causal=True, latent_blocks=blocks).dense(8, keys, q.device)
+    assert seen is not None
+    for i, row in enumerate(seen):
+        assert order[row].tolist() == list(range(3 + i + 1))  # its own form included: all up to it
+        assert row[blocks.prefix_len :].nonzero()[:, 0].tolist() == list(range(i // 2 * 2, i + 1))
+
+
+def test_nothing_has_the_size_of_all_prefixes() -> None:
+    """Neither a mask of all keys and queries is made, nor a copy of the prefix kept for each block."""
+    batch, heads, size, num_blocks, channels = 1, 2, 8, 16, 4
+    blocks = LatentBlocks.of(2000, size * num_blocks, num_blocks)
+    num_keys = blocks.prefix_len + size * num_blocks
+    q = torch.randn(batch, heads, size * num_blocks, channels, requires_grad=True)
+    k, v = (torch.randn(batch, heads, num_keys, channels, requires_grad=True) for _ in range(2))
+    kept: list[int] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.untyped_storage().nbytes() // x.itemsize if x._base is None else 0)
+        return x
+
+    with LargestTensor() as largest, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        result = attention(q, k, v, mask=AttentionMask(causal=True, latent_blocks=blocks))
+        result.sum().backward()
+    assert 0 < largest.numel <= heads * num_keys * channels < num_keys * size * num_blocks
+    assert sum(kept) < 2 * k.numel()
+
+
+def test_dropout_leaves_out_the_same_share_of_each_prefix() -> None:
+    blocks = LatentBlocks.of(7, 15, 3)
+    kept = set()
+    for _ in range(20):
+        left, order = blocks.dropped(blocks.order().expand(2, -1), 0.5)
+        assert left.stretches == [4, 3, 3] and left.size == 5
+        for row in order.tolist():
+            prefix = row[:10]
+            assert prefix == sorted(set(prefix)) and row[10:] == list(range(7, 22))
+            assert [sum(token < end for token in prefix) for end in (7, 12, 17)] == [4, 7, 10]
+            kept.update(prefix)
+    assert kept == set(range(17))
+    assert (order[0] != order[1]).any()
+
+
+def test_with_dropout_a_block_is_what_it_is_alone_without_the_dropped_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model without position codes, so that a shorter sequence has the same positions where it counts."""
+    model = clm_model(clm_config(cross_attention_dropout=0.5)).train()
+    x, dropped = token_ids(1, 17), LatentBlocks.dropped
+    orders: list[Tensor] = []
+
+    def recorded(self: LatentBlocks, order: Tensor, fraction: float) -> tuple[LatentBlocks, Tensor]:
+        blocks, order = dropped(self, order, fraction)
+        orders.append(order)
+        return blocks, order
+
+    monkeypatch.setattr(LatentBlocks, "dropped", recorded)
+    found = model(x, 2, num_blocks=3)
+    prefix = orders[0][0, :7]
+    model.eval()
+    for i, start in enumerate((2, 7, 12)):
+        kept = prefix[prefix < start]
+        pad_mask = torch.ones(1, start + 5, dtype=torch.bool)
+        pad_mask[0, kept] = pad_mask[0, start:] = False
+        inputs = model.prepare(x[:, : start + 5], start, None, None)
+        inputs.mask.allowed = ~pad_mask[:, None, None]  # hidden, with the positions of all
+        expected = model.logits(model.out_norm(model.attend(inputs)))
+        torch.testing.assert_close(found[:, 5 * i : 5 * i + 5], expected, atol=1e-5, rtol=1e-5)
+    assert found.shape == (1, 15, 37)
+    first, second = (model.train()(x, 2, num_blocks=3) for _ in range(2))
+    assert not torch.allclose(first, second)
+
+
+def test_attention_probabilities_of_blocks_are_dropped() -> None:
+    model = clm_model(clm_config(post_attention_dropout=0.9, cross_attention_dropout=0.0)).train()
+    x = token_ids(1, 17)
+    loss = model.loss(x, x, num_blocks=3)
+    loss.backward()
+    assert not torch.allclose(loss, model.eval().loss(x, x, num_blocks=3))
+
+
+@pytest.mark.parametrize(
+    "seq_len, prefix_len, num_blocks, message",
+    [
+        (17, 3, 3, "14 latents after prefix_len=3 tokens can't be divided into num_blocks=3 blocks of equal size"),
+        (17, 2, 0, "num_blocks=0 blocks"),
+        (17, 2, -1, "num_blocks=-1 blocks"),
+        (12, -3, 3, "prefix_len=-3"),
+        (17, 17, 2, "0 latents after prefix_len=17"),
+        (18, 3, 3, "sequence length 18 exceeds max_seq_len=17"),
+        (15, 3, 2, "15 tokens with prefix_len=9 make 6 latents, max_latents=5"),
+        (17, 13, 2, r"prefix_len=15 must be in \[0, 12\]"),
+    ],
+)
+def test_what_is_wrong_with_blocks(seq_len: int, prefix_len: int, num_blocks: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        clm_model()(token_ids(1, seq_len), prefix_len, num_blocks=num_blocks)
+
+
+def test_blocks_take_no_cache() -> None:
+    model = clm_model()
+    with pytest.raises(ValueError, match="num_blocks=2 can't be given with a cache"):
+        model(token_ids(1, 10), 0, cache=model.new_cache(), num_blocks=2)
+    with pytest.raises(ValueError, match="a loss of 0 blocks"):
+        model.loss(token_ids(1, 10), token_ids(1, 10), num_blocks=0)
