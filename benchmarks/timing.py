@@ -36,9 +36,11 @@ def seconds(function: Callable[[], object], clock: str = "wall") -> float:
     return now() - start
 
 
-def alternate(functions: dict[str, Callable[[], object]], repeats: int, clock: str = "wall") -> dict[str, list[float]]:
-    """Runs all functions once to warm up, then in turns. Returns the seconds of each run."""
-    for function in functions.values():
+def alternate(
+    functions: dict[str, Callable[[], object]], repeats: int, clock: str = "wall", *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Runs all functions once to warm up, unless they have run, then in turns. Returns the seconds of each run."""
+    for function in functions.values() if warm_up else ():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):

@@ -14,13 +14,13 @@ from tests.model.helpers import token_ids
 BACKEND = clm_config(cross_attention_dropout=0.0)
 
 
-def hf_model(num_loss_blocks: int) -> clm.PerceiverCausalLanguageModel:
-    config = clm.PerceiverCausalLanguageModelConfig(BACKEND, num_loss_blocks=num_loss_blocks)
+def hf_model(**kwargs: int) -> clm.PerceiverCausalLanguageModel:
+    config = clm.PerceiverCausalLanguageModelConfig(BACKEND, **kwargs)
     return clm.PerceiverCausalLanguageModel(config, clm_model(BACKEND)).train()
 
 
 def test_the_loss_of_training_is_that_of_all_blocks() -> None:
-    model = hf_model(3)
+    model = hf_model(num_loss_blocks=3)
     for length, num_blocks in ((17, 3), (16, 3), (11, 2), (5, 1), (4, 1)):
         x = token_ids(2, length)
         attention_mask = torch.ones_like(x)
@@ -36,7 +36,7 @@ def test_the_loss_of_training_is_that_of_all_blocks() -> None:
 
 
 def test_nothing_else_is_changed_by_it(tmp_path: Path) -> None:
-    model, plain = hf_model(3), hf_model(1)
+    model, plain = hf_model(num_loss_blocks=3), hf_model()
     x = token_ids(2, 17)
     for arguments in ({"labels": x, "prefix_len": 12}, {}):
         torch.testing.assert_close(model(x, **arguments).logits, plain(x, **arguments).logits)
@@ -51,7 +51,7 @@ def test_nothing_else_is_changed_by_it(tmp_path: Path) -> None:
 
 
 def test_what_it_does_not_support() -> None:
-    model, x = hf_model(3), token_ids(1, 17)
+    model, x = hf_model(num_loss_blocks=3), token_ids(1, 17)
     with pytest.raises(ValueError, match="num_loss_blocks=3 takes no packed documents"):
         model(x, labels=x, position_ids=torch.tensor([[*range(9), *range(8)]]))
     for arguments in ({"output_hidden_states": True}, {"use_cache": True}, {"past_key_values": model.new_cache()}):
@@ -60,4 +60,4 @@ def test_what_it_does_not_support() -> None:
         ):
             model(x, labels=x, **arguments)
     with pytest.raises(ValueError, match="a loss of 0 blocks"):
-        hf_model(0)(x, labels=x)
+        hf_model(num_loss_blocks=0)(x, labels=x)
