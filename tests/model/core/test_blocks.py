@@ -40,7 +40,7 @@ def paddings(batch_size: int, seq_len: int) -> Tensor:
     "config, is_padded, checkpointing",
     [
         *((config, False, False) for config in CONFIGS.values()),
-        (CONFIGS["absolute"], True, False),
+        (CONFIGS["token shift"], True, False),
         (CONFIGS["rotary"], True, True),
     ],
     ids=[*CONFIGS, "padded", "padded, checkpointing"],
