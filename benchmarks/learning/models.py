@@ -3,8 +3,9 @@
 All attention models of a table have four layers of attention and MLP of the same channels, so about the same number of
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
-Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-previous, decoder. Those of
-`Classification` are in benchmarks/learning/classifiers.py, and what has no steps in benchmarks/learning/counters.py.
+Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-previous, perceiver-ar-blocks, decoder.
+Those of `Classification` are in benchmarks/learning/classifiers.py, and what has no steps in
+benchmarks/learning/counters.py.
 """
 
 from __future__ import annotations
@@ -98,6 +99,14 @@ class PerceiverARLearner(nn.Module):
         return torch.cat([self.model(x[:, : i + size], i) for i in range(first, x.shape[1], size)], dim=1)
 
 
+class BlocksLearner(PerceiverARLearner):
+    """The same with a loss of all blocks of latents that have labels, as the decoder has one of all positions."""
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        size, labelled = self.model.max_latents, (labels != -100).any(dim=0).nonzero()[:, 0]
+        return self.model.loss(labels, x, num_blocks=-(-(x.shape[1] - int(labelled[0])) // size))
+
+
 class Decoder(nn.Module):
     """A decoder-only Transformer: every position attends to all before it, in every layer, and predicts."""
 
@@ -136,6 +145,7 @@ LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar": PerceiverARLearner,
     "perceiver-ar-2-reads": partial(PerceiverARLearner, model_class=RereadingModel),
     "perceiver-ar-previous": partial(PerceiverARLearner, token_shift=True),
+    "perceiver-ar-blocks": BlocksLearner,
     "decoder": Decoder,
     "perceiver-io": PerceiverIOLearner,
     "bixt": BiXTLearner,
@@ -148,7 +158,16 @@ LEARNERS: dict[str, Callable[..., nn.Module]] = {
 def models_of(task: Task) -> list[str]:
     """The models that can do a task."""
     if isinstance(task, NextTokens):
-        return ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-previous", "decoder", "ngram"]
+        has_blocks = task.num_scored > task.num_latents or task.text is not None  # labels of more than one block
+        names = [
+            "perceiver-ar",
+            "perceiver-ar-2-reads",
+            "perceiver-ar-previous",
+            "perceiver-ar-blocks",
+            "decoder",
+            "ngram",
+        ]
+        return [name for name in names if has_blocks or name != "perceiver-ar-blocks"]
     if task.vocab_size:
         return ["perceiver-io", "bixt", "encoder", "boosting"]
     return ["perceiver-io", "bixt", "encoder", *(["cnn", "boosting"] if task.is_grid else ["pointnet"])]

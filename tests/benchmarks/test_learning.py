@@ -101,6 +101,19 @@ def test_no_model_sees_what_it_predicts(model: str) -> None:
     assert logits.shape == (3, task.num_scored, task.vocab_size)
 
 
+@pytest.mark.parametrize("name, num_labels", [("copy", 2 * 16), ("pydoc", 2 * 512)])
+def test_the_loss_of_blocks_is_that_of_all_labels(name: str, num_labels: int) -> None:
+    task = tasks.copy(32) if name == "copy" else tasks.pydoc()
+    torch.manual_seed(0)
+    learner, (x, labels) = LEARNERS["perceiver-ar-blocks"](task), task.draw(2, torch.Generator().manual_seed(0), False)
+    targets = labels[labels != -100]
+    assert len(targets) == num_labels
+    learner.num_scored = num_labels // 2
+    logits = learner.logits(x).flatten(0, 1)
+    torch.testing.assert_close(learner.loss(x, labels), torch.nn.functional.cross_entropy(logits, targets))
+    assert "perceiver-ar-blocks" in models_of(task) and "perceiver-ar-blocks" not in models_of(tasks.recall())
+
+
 @pytest.mark.parametrize("model", ["perceiver-ar", "perceiver-ar-2-reads"])
 def test_reads_of_the_prefix(model: str) -> None:
     """Without its first read, only a model with a second one sees the prefix."""
