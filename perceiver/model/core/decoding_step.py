@@ -117,7 +117,7 @@ class DecodingStep(nn.Module):
             tokens = (torch.cat([tokens[0], input_ids[:, None, :, None].to(tokens[0].dtype)], dim=2),)
         pos = position[:, None] + torch.arange(x.shape[1], device=x.device)
         past = past[: 2 * self.num_layers]
-        layers = zip(self.model.windows, past[::2], past[1::2], strict=False)  # tokens have a window and no layer
+        layers = zip(self.model.windows[: self.num_layers], past[::2], past[1::2], strict=True)
         cache = [PastKeyValues(window, keys, values) for window, keys, values in layers]
         mask = AttentionMask()
         latents = self.model.out_norm(

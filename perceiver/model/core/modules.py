@@ -42,6 +42,7 @@ from perceiver.model.core.position import (
 )
 from perceiver.model.core.resampler import PerceiverResampler as PerceiverResampler
 from perceiver.model.core.sampling import sample as sample, sample_tokens as sample_tokens
+from perceiver.model.core.token_shift import TokenShiftInputAdapter as TokenShiftInputAdapter
 from perceiver.moved import moved_names
 
 __getattr__ = moved_names(__name__)

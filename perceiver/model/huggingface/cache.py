@@ -114,7 +114,7 @@ class PerceiverARCache(Cache):
     """Key/value cache of a Perceiver AR model for transformers.
 
     Args:
-        layers: One for each attention layer.
+        layers: One for each attention layer, and one of tokens with token shift.
         num_skipped: Number of tokens at the start of the sequence that never enter the cache: those of a prompt longer
             than the model's window, or those before a reset.
         compile_options: Arguments of `torch.compile`, if the steps of a static cache are compiled.
