@@ -118,20 +118,33 @@ def copy(seq_len: int = 256) -> NextTokens:
     return NextTokens(257, seq_len, seq_len // 2, seq_len // 8, "accuracy", draw, batch_size=16, num_test=32)
 
 
-def recall(num_pairs: int = 16, num_symbols: int = 32) -> NextTokens:
+def recall(num_pairs: int = 16, num_symbols: int = 32, num_others: int = 0) -> NextTokens:
+    """Pairs, with other tokens anywhere between them."""
+    context, vocab_size = 2 * num_pairs + num_others, (3 if num_others else 2) * num_symbols
+
+    def among_others(pairs: Tensor, generator: torch.Generator) -> Tensor:
+        """Pairs (n, pairs, 2) -> tokens (n, context)"""
+        n, num_places = len(pairs), num_pairs + num_others
+        places = torch.rand(n, num_places, generator=generator).topk(num_pairs).indices.sort(dim=1).values
+        starts = places + torch.arange(num_pairs)  # each pair before takes one place and two tokens
+        tokens = torch.randint(2 * num_symbols, vocab_size, (n, context), generator=generator)
+        return tokens.scatter(1, starts, pairs[..., 0]).scatter(1, starts + 1, pairs[..., 1])
+
     def draw(n: int, generator: torch.Generator, for_test: bool) -> Batch:
         keys = torch.rand(n, num_symbols, generator=generator).topk(num_pairs).indices  # no key twice
         values = torch.randint(num_symbols, (n, num_pairs), generator=generator) + num_symbols
         order = torch.rand(n, num_pairs, generator=generator).argsort()
         pairs = torch.stack([keys, values], dim=2)
         asked = pairs.gather(1, order[..., None].expand(-1, -1, 2))
-        x = torch.cat([pairs, asked], dim=1).flatten(1)
+        known = among_others(pairs, generator) if num_others else pairs.flatten(1)
+        x = torch.cat([known, asked.flatten(1)], dim=1)
         labels = torch.full_like(x, -100)
-        labels[:, 2 * num_pairs :: 2] = asked[..., 1]
+        labels[:, context::2] = asked[..., 1]
         return x, labels
 
+    num_asked = 2 * num_pairs
     return NextTokens(
-        2 * num_symbols, 4 * num_pairs, 2 * num_pairs, 2 * num_pairs, "accuracy", draw, batch_size=16, num_test=128
+        vocab_size, context + num_asked, num_asked, num_asked, "accuracy", draw, batch_size=16, num_test=128
     )
 
 
@@ -321,6 +334,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "copy-8192": lambda: replace(copy(8192), num_latents=512, batch_size=2, num_test=4),
     "recall": recall,
     "recall-64": lambda: replace(recall(64, 128), num_latents=16, num_layers=8),
+    "recall-512": lambda: replace(recall(num_others=448), num_latents=16, num_layers=6),
     "passkey": passkey,
     "pydoc": pydoc,
     "chorales": chorales,

@@ -60,6 +60,21 @@ def test_recall_asks_for_the_value_of_each_key_once() -> None:
     assert len({key for key, _ in pairs}) == 5 and (labels[:, 11::2] == -100).all()
 
 
+def test_recall_among_other_tokens() -> None:
+    task = tasks.recall(num_pairs=5, num_symbols=7, num_others=13)
+    x, labels = task.batch(generator())
+    assert x.shape == (16, 5 * 2 + 13 + 5 * 2) == (16, task.seq_len) and int(x.max()) < task.vocab_size == 21
+    places = set()
+    for tokens, wanted in zip(x.tolist(), labels.tolist(), strict=True):
+        keys = [i for i in range(23) if tokens[i] < 7]
+        value_of = {tokens[i]: tokens[i + 1] for i in keys}
+        assert len(value_of) == 5 and sum(7 <= token < 14 for token in tokens[:23]) == 5
+        assert [value_of[key] for key in tokens[23::2]] == tokens[24::2] == wanted[23::2]
+        assert set(wanted[:23] + wanted[24::2]) == {-100}
+        places.update(keys)
+    assert places == set(range(22))
+
+
 def test_passkey_asks_for_the_five_digits_after_the_mark() -> None:
     x, labels = tasks.passkey(seq_len=80).batch(generator())
     for tokens, wanted in zip(x, labels, strict=True):
@@ -335,9 +350,10 @@ def test_what_is_recalled_from_a_cache_and_its_size() -> None:
     )
 
 
-def test_a_longer_recall_needs_a_fifth_of_a_decoder_s_cache() -> None:
-    task = tasks.TASKS["recall-64"]()
-    assert isinstance(task, tasks.NextTokens) and task.seq_len == 256 and task.vocab_size == 256
+@pytest.mark.parametrize("name, seq_len", [("recall-64", 256), ("recall-512", 512)])
+def test_a_longer_recall_needs_a_fifth_of_a_decoder_s_cache(name: str, seq_len: int) -> None:
+    task = tasks.TASKS[name]()
+    assert isinstance(task, tasks.NextTokens) and task.seq_len == seq_len
     learner = PerceiverARLearner(task, token_shift=True)
     _, size = caches.cached_logits(learner, task.test()[0][:1])
     assert size <= caches.decoder_size(Decoder(task), task.seq_len) / 5
