@@ -17,10 +17,11 @@ from typing import Any
 from benchmarks.learning.counters import COUNTERS
 from benchmarks.learning.models import LEARNERS
 from benchmarks.learning.run import RESULTS, read
+from benchmarks.learning.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 PAGE, IMAGES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "images"
-ORDER = [*LEARNERS, *COUNTERS]  # of models in a table
+ORDER = [*TASKS, *LEARNERS, *COUNTERS]  # of tasks in the page, of models in a table
 UNITS = {"accuracy": "accuracy in %", "bits": "bits per token, less is better"}
 PUBLISHED = {
     "copy": "Perceiver AR, 131,072 positions: 100 % (arXiv 2202.07765)",
@@ -63,11 +64,12 @@ def grouped(runs: Sequence[Run]) -> dict[Key, dict[str, list[Run]]]:
         for (task, _, _), of_table in tables.items():
             if task == run["task"] and not run["minutes"]:
                 of_table[run["model"]] = [run]
-    return {key: dict(sorted(models.items(), key=lambda item: place(item[0]))) for key, models in tables.items()}
+    keys = sorted(tables, key=lambda key: (place(key[0]), *key))
+    return {key: dict(sorted(tables[key].items(), key=lambda item: place(item[0]))) for key in keys}
 
 
-def place(model: str) -> int:
-    return ORDER.index(model) if model in ORDER else len(ORDER)
+def place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def summary(runs: Sequence[Run]) -> str:
