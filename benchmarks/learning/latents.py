@@ -5,7 +5,7 @@
 
 Perceiver IO of 32 latents, of which the first 32, 16, 8 or 4 are used. `nested` was trained with one of these numbers
 in each step, drawn at random; the others with one number only. All models of a seed have the same batches and the same
-CPU time, and make a step in turn (see benchmarks/learning/switches.py).
+CPU time, and are trained in turns.
 """
 
 from __future__ import annotations

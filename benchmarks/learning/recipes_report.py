@@ -1,6 +1,8 @@
 """Tables of docs/evidence-recipes.md from what benchmarks/learning/switches.py and latents.py measured.
 
-python -m benchmarks.learning.recipes_report
+    python -m benchmarks.learning.recipes_report
+
+The rest of the page is written by hand.
 """
 
 from __future__ import annotations
@@ -12,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import latents, switches
-from benchmarks.learning.report import ROOT, at_step, shared_step, spread, with_part
+from benchmarks.learning.report import ROOT, Run, at_step, shared_step, spread, with_part
 from benchmarks.learning.run import read
 
 PAGE = ROOT / "docs" / "evidence-recipes.md"
 SCHEDULES = ("wsd", "cosine")  # they know the time: a curve's beginning is no shorter run
-
-Run = dict[str, Any]
 
 
 def by(runs: Sequence[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:
@@ -90,7 +90,7 @@ def latents_table(runs: Sequence[Run]) -> str:
     steps = {name: statistics.mean(run["steps"] for run in of_name) for (name,), of_name in trained.items()}
     made = ", ".join(f"{mean:.0f} ({name})" for name, mean in steps.items())
     return "\n".join(
-        [*lines, "", f"Steps of training: {made}. {len(trained['nested',])} seeds.", command("latents", runs), ""]
+        [*lines, "", f"Seeds: {len(trained['nested',])}. Steps of training: {made}.", "", command("latents", runs), ""]
     )
 
 

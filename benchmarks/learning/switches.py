@@ -7,15 +7,16 @@
     qk-norm        queries and keys of each head are normalised (arXiv 2010.04245), with a learned scale per channel
     swiglu         gated MLPs (arXiv 2002.05202) with two thirds of the hidden channels
     grouped-keys   one head of keys and values for all heads of queries (arXiv 1911.02150) where the prefix is read
+    fast-adamw     three times the learning rate
     muon           Muon (https://kellerjordan.github.io/posts/muon) for matrices of layers, AdamW for all else; its
                    updates are scaled to those of AdamW (arXiv 2502.16982)
     muon-0.02      the same with its author's learning rate and scale
     wsd            the learning rate is constant, and goes down to 0 in the last fifth of the time (arXiv 2404.06395)
     cosine         it goes down to 0 as a cosine from the warm-up on
 
-Each is compared with the default of benchmarks/learning/run.py: the same model, seed and batches. All make a step in
-turn, so that other work on the machine slows them alike. What is measured is the cross-entropy of the test, in bits.
-Changes are made to built models: the library has no flags for them.
+Each is compared with the default of benchmarks/learning/run.py: the same model, seed and batches, trained in turns, so
+that other work on the machine slows all alike. What is measured is the cross-entropy of the test, in bits. Changes are
+made to built models: the library has no flags for them.
 """
 
 from __future__ import annotations
@@ -160,6 +161,7 @@ SWITCHES = {
     "qk-norm": Recipe(change=qk_norm),
     "swiglu": Recipe(change=swiglu),
     "grouped-keys": Recipe(change=grouped_keys),
+    "fast-adamw": Recipe(optimizers=lambda model, lr: [run.adamw(model.parameters(), 3 * lr)]),
     "muon": Recipe(optimizers=muon),
     "muon-0.02": Recipe(optimizers=partial(muon, muon_lr=0.02)),
     "wsd": Recipe(schedule=wsd),
