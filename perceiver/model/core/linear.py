@@ -52,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias) if factors is None else _vector_product(x, *factors, bias)
     if _ONEDNN and _is_large(x, weight) and _is_plain(x, weight):
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            return _LinearFunction.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+            return _LinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -75,7 +75,7 @@ class _LinearFunction(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # of this function
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         rows = rearrange(grad, "... o -> (...) o")
