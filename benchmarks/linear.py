@@ -30,23 +30,29 @@ CLASSES: dict[str, type[nn.Linear]] = {"ours": Linear, "theirs": nn.Linear}
 
 def run(layers: list[nn.Linear], x: Tensor) -> None:
     for layer in layers:
-        layer(x)
+        y = layer(x)
+        if y.requires_grad:
+            y.sum().backward()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--train", action="store_true", help="forward and backward pass")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of a machine that is busy")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.set_grad_enabled(False)
+    torch.set_grad_enabled(arguments.train)
     print(machine())
     print("\n| tokens x input x output channels | ours us | nn.Linear us | nn.Linear / ours |\n|---|---|---|---|")
     for tokens, inputs, outputs in SHAPES:
-        x = torch.randn(1, tokens, inputs)
+        x = torch.randn(1, tokens, inputs, requires_grad=arguments.train)
         num_layers = WEIGHTS_MB * 10**6 // (4 * inputs * outputs)
         stacks = {name: [c(inputs, outputs) for _ in range(num_layers)] for name, c in CLASSES.items()}
-        times = alternate({name: partial(run, layers, x) for name, layers in stacks.items()}, arguments.repeats)
+        times = alternate(
+            {name: partial(run, layers, x) for name, layers in stacks.items()}, arguments.repeats, arguments.clock
+        )
         ours, theirs = (1e6 * statistics.median(times[name]) / num_layers for name in CLASSES)
         ratio = median_ratio(times["theirs"], times["ours"])
         print(f"| {tokens} x {inputs} x {outputs} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} |", flush=True)

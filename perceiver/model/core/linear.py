@@ -26,6 +26,8 @@ from torch import Tensor, nn
 # Below these numbers of weights and of multiplications the call itself takes longer than what it saves.
 _LARGE_WEIGHT = 2**17
 _LARGE_PRODUCT = 2**24
+# With fewer tokens oneDNN's gradient of the input is slower than torch's.
+_MANY_TOKENS = 256
 
 _ONEDNN = (
     torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -51,10 +53,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         factors = _factors(weight) if _is_single(x) else None
         return F.linear(x, weight, bias) if factors is None else _vector_product(x, *factors, bias)
     if _ONEDNN and _is_large(x, weight) and _is_plain(x, weight):
-        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        if not torch.is_grad_enabled() or not _is_differentiated(x, weight, bias):
+            return _onednn(x, weight, bias)
+        if x.numel() >= _MANY_TOKENS * x.shape[-1]:
             return _LinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def _is_differentiated(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
