@@ -1,8 +1,8 @@
-"""Linear layers in float32 inference on CPU: `perceiver.model.core.linear.Linear` and `nn.Linear` in turns.
+"""Linear layers in float32 on CPU: `perceiver.model.core.linear.Linear` and `nn.Linear` in turns.
 
 As in a model, there are many layers one after the other: weights come from memory, not from the cache.
 
-    python benchmarks/linear.py [--threads 2] [--repeats 15]
+    python benchmarks/linear.py [--threads 2] [--repeats 15] [--train] [--clock cpu]
 """
 
 from __future__ import annotations
