@@ -52,7 +52,9 @@ NEW = {
     "model.encoder.num_adapter_channels": {256},  # of the other adapters
     "model.label_names": {None},
     "model.label_smoothing": {0.0},
+    "model.num_loss_blocks": {1},
     "model.problem_type": {None, "single_label_classification"},
+    "model.token_shift": {False},
 }
 
 ALWAYS: Differences = {

@@ -83,7 +83,7 @@ def test_blocks_are_causal() -> None:
     """No gradient comes from tokens after a latent's own, and from all before it."""
     model = clm_model()
     x = model.txt_embedding(token_ids(1, 17)).detach().requires_grad_()
-    for i in range(15):
+    for i in (0, 4, 5, 9, 14):
         (gradient,) = torch.autograd.grad(model.latents(x, 2, num_blocks=3)[0, i].square().sum(), x)
         reached = gradient[0].abs().sum(dim=1)
         assert (reached[: 3 + i] > 0).all() and (reached[3 + i :] == 0).all()
