@@ -115,6 +115,8 @@ def attention(
 
 
 def _leaves_threads_idle(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # the number of threads is nothing that a graph can hold
+        return False
     is_differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return is_differentiated and q.shape[0] * q.shape[1] < torch.get_num_threads()
 
