@@ -10,7 +10,7 @@ Values come, the later the stronger, from signatures, the task's named variant, 
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module, resources
@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from perceiver.model.core.config import flat
+from perceiver.model.core.parameter_groups import muon_groups
 from perceiver.model.core.pickles import published_classes
 from perceiver.scripts import former, report
 from perceiver.scripts.callbacks import FinalValidation, ImageProcessor, LastCheckpoint, Stopped, TrainingLength
@@ -42,6 +43,9 @@ OPTIMIZERS: tuple[type[Optimizer], ...] = (
     *(getattr(torch.optim, name) for name in ("ASGD", "Muon", "RAdam") if hasattr(torch.optim, name)),
     Optimizer,
 )
+
+# Of pytorch_optimizer: those that train the matrices of layers, and all else as AdamW does. torch's takes nothing else.
+MUON = ("Muon", "AdaMuon", "NorMuon")
 
 # Not a default of the parser: the flags of another optimizer would start from AdamW's values (eps, weight_decay)
 # instead of their own.
@@ -289,11 +293,19 @@ class CLI(LightningCLI):
             print(report.finished(self.task_name, self.trainer, tokenizer, path))
 
 
+def parameters_for(class_path: str, lightning_module: LightningModule) -> Iterable[Any]:
+    """The parameters as an optimizer takes them."""
+    module, _, name = class_path.rpartition(".")
+    if module.startswith("pytorch_optimizer") and name in MUON:
+        return muon_groups(lightning_module)
+    return lightning_module.parameters()
+
+
 def configure_optimizers(
     lightning_module: LightningModule, optimizer_init: dict[str, Any], lr_scheduler_init: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Makes optimizer and schedule, which is stepped once per optimizer step."""
-    optimizer = instantiate_class(lightning_module.parameters(), optimizer_init)
+    optimizer = instantiate_class(parameters_for(optimizer_init["class_path"], lightning_module), optimizer_init)
     if lr_scheduler_init is None:
         return {"optimizer": optimizer}
     lr_scheduler = instantiate_class(optimizer, lr_scheduler_init)

@@ -10,7 +10,8 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
-from perceiver.scripts.cli import CLI
+from perceiver.model.core.layers import MLP, AttentionLayer, SelfAttention
+from perceiver.scripts.cli import CLI, parameters_for
 from perceiver.scripts.lrs import ConstantWithWarmupLR, DecayingLR
 
 
@@ -245,3 +246,13 @@ def test_without_a_subcommand_nothing_runs() -> None:
     built = cli("--data=LinearDataModule", "--data.num_channels=17", "--trainer.logger=false", *QUIET, run=False)
     assert built.model.encoder.num_channels == 17
     assert built.trainer.global_step == 0
+
+
+def test_muon_gets_the_matrices_of_layers_apart() -> None:
+    model = LitLinear(EncoderConfig())
+    model.model = AttentionLayer(SelfAttention(num_channels=4, num_heads=2), MLP(4, 2))
+    muon, others = parameters_for("pytorch_optimizer.Muon", model)
+    assert muon["use_muon"] and [p.ndim for p in muon["params"]] == [2] * 6
+    assert not others["use_muon"] and len([*model.parameters()]) == 6 + len(others["params"])
+    for name in ("torch.optim.AdamW", "pytorch_optimizer.Lamb"):
+        assert all(isinstance(p, torch.nn.Parameter) for p in parameters_for(name, model))
