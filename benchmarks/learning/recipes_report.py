@@ -65,7 +65,8 @@ def switches_table(runs: Sequence[Run]) -> str:
         f"| switch | seeds | bits after equal time | change | steps | bits after {step} steps | change |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (name,), of_name in by(runs, "switch").items():
+    groups = by(runs, "switch")
+    for name, of_name in [(name, groups[name,]) for name in switches.SWITCHES if (name,) in groups]:
         steps = statistics.mean(run["curve"][-1][0] for run in of_name)
         cells = [name, str(len(of_name)), *compared(last, name), f"{steps:.0f}"]
         cells += ["", ""] if name in SCHEDULES else compared(equal, name)
