@@ -103,6 +103,12 @@ def _summary_of_kind(kind: dict[Key, dict[str, list[Run]]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def not_run(runs: Sequence[Run]) -> str:
+    """A line on the tasks that have no runs, if there are any."""
+    names = [f"`{task}`" for task in TASKS if task not in {run["task"] for run in runs}]
+    return f"\nWithout runs so far: {', '.join(names)}.\n" if names else ""
+
+
 def file_name(task: str, minutes: float, lr: float) -> str:
     return f"evidence-{task}-{minutes:g}-{lr:g}.svg"
 
@@ -171,7 +177,7 @@ def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 def with_tables(page: str, runs: Sequence[Run]) -> str:
     """The page with the summary and the tables of these runs."""
-    return with_part(with_part(page, "summary", summary(runs)), "tables", tables(runs))
+    return with_part(with_part(page, "summary", summary(runs) + not_run(runs)), "tables", tables(runs))
 
 
 def with_part(page: str, name: str, text: str) -> str:

@@ -312,7 +312,9 @@ def test_pictures_of_runs_that_are_gone_go(tmp_path: Path) -> None:
         file.write_text(json.dumps(fake("decoder", 0, [(9, 2.0, 30.0)]) | {"task": task}) + "\n")
         report.main([f"--results={file}", f"--page={page}", f"--images={images}"])
     assert [path.name for path in images.iterdir()] == ["evidence-passkey-2-0.002.svg"]
-    assert "passkey" in page.read_text() and "recall" not in page.read_text()
+    text = page.read_text()
+    assert "| passkey |" in text and "### passkey" in text and "### recall" not in text
+    assert "Without runs so far: `copy`, " in text and "`recall`, " in text and "`passkey`" not in text
 
 
 def test_lengths_have_a_row_each_with_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
