@@ -158,10 +158,10 @@ def _names(model: nn.Module) -> dict[MultiHeadAttention | BidirectionalAttention
         elif isinstance(module, BiXTEncoder):
             encoder = _place(path, "encoder")
             layers = zip([*module.bidirectional, module.cross_attention], module.self_attention, strict=True)
-            for i, (layer, self_attn) in enumerate(layers):
-                to_tokens = [] if layer is module.cross_attention else [f"{encoder}.token_attention.{i}"]
-                add(layer, f"{encoder}.cross_attention.{i}", *to_tokens)
-                add(self_attn, f"{encoder}.self_attention.{i}")
+            for i, (reader, layer) in enumerate(layers):
+                to_tokens = [] if reader is module.cross_attention else [f"{encoder}.token_attention.{i}"]
+                add(reader, f"{encoder}.cross_attention.{i}", *to_tokens)
+                add(layer, f"{encoder}.self_attention.{i}")
         elif isinstance(module, PerceiverDecoder):
             add(module.cross_attn, f"{_place(path, 'decoder')}.cross_attention")
         elif isinstance(module, AttentionLayer | MultiHeadAttention) and not names.keys() & set(module.modules()):

@@ -10,7 +10,7 @@ another one.
 
 Both ways go by one similarity r_i . s_j of latent i and token j, over sqrt(K). Its softmax over the tokens weighs their
 values for the latents, that over the latents weighs theirs for the tokens. Two calls of the fused kernel with the parts
-exchanged compute this without an N x M matrix in memory: in training 1 to 3 times as fast as with one matrix (docs/decisions.md).
+exchanged compute this without an N x M matrix in memory: in training 1 to 3 times as fast as with one matrix.
 """
 
 from __future__ import annotations
