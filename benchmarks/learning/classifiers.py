@@ -1,7 +1,7 @@
 """The models of `Classification` tasks.
 
 perceiver-io    latents read the inputs once
-bixt            latents and inputs read each other
+bixt, bixt-16   latents and inputs read each other
 encoder         inputs read each other
 cnn (grids), pointnet (points): what one would try first
 """
@@ -84,22 +84,19 @@ class PerceiverIOLearner(Classifier):
 
 
 class BiXTLearner(Classifier):
-    """BiXT: two layers in which latents and inputs attend to each other, then the latents to themselves; their mean.
+    """BiXT: two layers in which latents and inputs attend to each other, then the latents to themselves; their mean."""
 
-    Half the latents of Perceiver IO, for inputs remember, too, and no MLP of inputs: a step costs about as much.
-    """
-
-    def __init__(self, task: Classification):
+    def __init__(self, task: Classification, num_latents: int = LATENTS, token_mlp: bool = True):
         super().__init__()
         self.task = task
         self.encoder = BiXTEncoder(
             input_adapter(task),
-            num_latents=LATENTS // 2,
+            num_latents=num_latents,
             num_channels=CHANNELS,
             num_layers=LAYERS // 2,  # each has two layers of attention
             num_heads=HEADS,
-            widening_factor=WIDENING,
-            token_mlp=False,
+            widening_factor=3 if token_mlp else WIDENING,  # about the parameters of the others
+            token_mlp=token_mlp,
             init_scale=INIT_SCALE,
         )
         self.classes = nn.Sequential(nn.LayerNorm(CHANNELS), nn.Linear(CHANNELS, task.num_classes))

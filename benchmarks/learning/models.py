@@ -149,6 +149,7 @@ LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "decoder": Decoder,
     "perceiver-io": PerceiverIOLearner,
     "bixt": BiXTLearner,
+    "bixt-16": partial(BiXTLearner, num_latents=16, token_mlp=False),  # its steps cost about those of Perceiver IO
     "encoder": Encoder,
     "cnn": CNN,
     "pointnet": PointNet,
@@ -169,5 +170,5 @@ def models_of(task: Task) -> list[str]:
         ]
         return [name for name in names if has_blocks or name != "perceiver-ar-blocks"]
     if task.vocab_size:
-        return ["perceiver-io", "bixt", "encoder", "boosting"]
-    return ["perceiver-io", "bixt", "encoder", *(["cnn", "boosting"] if task.is_grid else ["pointnet"])]
+        return ["perceiver-io", "bixt", "bixt-16", "encoder", "boosting"]
+    return ["perceiver-io", "bixt", "bixt-16", "encoder", *(["cnn", "boosting"] if task.is_grid else ["pointnet"])]

@@ -146,7 +146,7 @@ def test_reads_of_the_prefix(model: str) -> None:
 def test_models_of_a_table_have_about_the_same_number_of_parameters() -> None:
     for name, attention in [
         ("recall", ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-previous", "decoder"])
-    ] + [(name, ["perceiver-io", "bixt", "encoder", "cnn"]) for name in ("digits", "mnist1d")]:
+    ] + [(name, ["perceiver-io", "bixt", "bixt-16", "encoder", "cnn"]) for name in ("digits", "mnist1d")]:
         task = SMALL[name]()
         counts = [sum(p.numel() for p in LEARNERS[model](task).parameters()) for model in attention]
         assert max(counts) < 1.25 * min(counts), (name, counts)
