@@ -117,14 +117,10 @@ def table(task: str, minutes: float, lr: float, models: dict[str, list[Run]]) ->
     """A task's two tables as one: the columns are equal time and equal steps."""
     runs = [run for of_model in models.values() for run in of_model]
     step = shared_step(runs)
-    lines = [
-        f"### {task}, {minutes:g} minutes, learning rate {lr:g}",
-        "",
-        *(
-            [f"Published, for models of other sizes and longer training: {PUBLISHED[task]}.", ""]
-            if task in PUBLISHED
-            else []
-        ),
+    lines = [f"### {task}, {minutes:g} minutes, learning rate {lr:g}", ""]
+    if task in PUBLISHED:
+        lines += [f"Published, for models of other sizes and longer training: {PUBLISHED[task]}.", ""]
+    lines += [
         f"| model | parameters | seeds | {UNITS[runs[0]['metric']]}, after equal time | steps | after {step} steps |",
         "|---|---|---|---|---|---|",
     ]
