@@ -1,6 +1,6 @@
 """Whether a Perceiver AR still recalls when all it has of a sequence is its cache, and how large that is.
 
-    python -m benchmarks.learning.caches recall-512 --minutes 2
+    python -m benchmarks.learning.caches recall-512 --minutes 1
 
 It is trained as `benchmarks.learning.run` does it. Then it reads the sequences of the test with a cache, token by token
 where they are scored, as generation does. The size is the number of elements: keys, values and tokens of one sequence.
