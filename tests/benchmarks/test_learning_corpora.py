@@ -1,7 +1,9 @@
 """Tasks of the learning benchmark whose data are those of a package: their readers, and what they say without it."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +58,18 @@ def test_a_piece_in_another_key_is_the_same() -> None:
     ids, in_other_key, other = (corpora.events([voice]) for voice in (NOTES, raised, longer))
     assert ids != in_other_key and corpora.in_one_key(ids) == corpora.in_one_key(in_other_key)
     assert corpora.in_one_key(ids) != corpora.in_one_key(other)
+
+
+def test_pieces_of_four_voices_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = [(start, length, pitch + 3) for start, length, pitch in NOTES]
+    scores = {"a": [NOTES] * 4, "trio": [NOTES[:2]] * 3, "a in another key": [raised] * 4, "b": [NOTES[1:]] * 4}
+    corpus = SimpleNamespace(
+        chorales=SimpleNamespace(Iterator=lambda returnType: scores),
+        parse=lambda name: SimpleNamespace(parts=scores[name]),
+    )
+    monkeypatch.setitem(sys.modules, "music21", SimpleNamespace(corpus=corpus))
+    monkeypatch.setattr(corpora, "notes_of", lambda part: part)
+    assert corpora.read_chorales() == [corpora.events(scores["a"]), corpora.events(scores["b"])]
 
 
 def test_chorales_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
