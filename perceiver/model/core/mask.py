@@ -7,7 +7,8 @@ after that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from einops import rearrange
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 _BLOCK_SIZE = 128  # FlexAttention's default
+_Mask = TypeVar("_Mask")
+
+
+def _kept(masks: dict[tuple[int, int], _Mask], sizes: tuple[int, int], make: Callable[[], _Mask]) -> _Mask:
+    """The mask of these sizes, made if there is none yet.
+
+    Compiled code makes each: a checkpointed layer may change nothing outside, and what is made twice the compiler sees.
+    """
+    if torch.compiler.is_compiling():
+        return make()
+    if sizes not in masks:
+        masks[sizes] = make()
+    return masks[sizes]
 
 
 class AttentionMask:
@@ -82,15 +96,15 @@ class AttentionMask:
         """Boolean, broadcastable to (B, H, N, M), or None if every query may attend to every key."""
         if not self.is_causal(num_queries):
             return self.allowed
-        sizes = (num_queries, num_keys)
-        if sizes not in self._dense:
-            mask = causal_mask(*sizes, self.window, device=device)
-            if self.groups is not None:
-                opens, closes = self.groups.readers(device)
-                number = opens[-num_queries:, None]
-                mask = mask & (opens <= number) & (number <= closes)
-            self._dense[sizes] = mask if self.allowed is None else mask & self.allowed
-        return self._dense[sizes]
+        return _kept(self._dense, (num_queries, num_keys), lambda: self._causal_mask(num_queries, num_keys, device))
+
+    def _causal_mask(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+        mask = causal_mask(num_queries, num_keys, self.window, device=device)
+        if self.groups is not None:
+            opens, closes = self.groups.readers(device)
+            number = opens[-num_queries:, None]
+            mask = mask & (opens <= number) & (number <= closes)
+        return mask if self.allowed is None else mask & self.allowed
 
     def has_blocks(self, num_queries: int) -> bool:
         """Whether there is a `block_mask`: causality, maybe with a window, padding or documents, but no other mask."""
@@ -102,10 +116,7 @@ class AttentionMask:
         What `create_block_mask` would make of `dense` follows here from the first and the last position of each block.
         A further condition adds its line to `mask_mod`, and what it says of whole blocks to `some` and `all_`.
         """
-        sizes = (num_queries, num_keys)
-        if sizes not in self._blocks:
-            self._blocks[sizes] = self._block_mask(*sizes, device)
-        return self._blocks[sizes]
+        return _kept(self._blocks, (num_queries, num_keys), lambda: self._block_mask(num_queries, num_keys, device))
 
     def _block_mask(self, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
         from torch.nn.attention.flex_attention import BlockMask  # here: it imports torch's compiler

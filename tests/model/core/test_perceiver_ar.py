@@ -704,6 +704,15 @@ def test_compiles_to_one_graph() -> None:
     torch.testing.assert_close(compiled(x, 12), model(x, 12), **TIGHT)
 
 
+def test_training_compiles_to_one_graph_with_checkpointed_layers_and_padding() -> None:
+    model = clm_model(clm_config(activation_checkpointing=True, cross_attention_dropout=0.0, **ONE_LAYER)).train()
+    x = token_ids(2, MAX_SEQ_LEN)
+    pad_mask = torch.arange(MAX_SEQ_LEN) < torch.tensor([[0], [2]])
+    torch.compiler.reset()
+    compiled = torch.compile(model.loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, x, pad_mask), model.loss(x, x, pad_mask), **TIGHT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix_len", [0, 12])
 @every_config
