@@ -12,6 +12,7 @@ from perceiver.model.registration import register
 if TYPE_CHECKING:
     from perceiver.model.core.config import ClassificationDecoderConfig as ClassificationDecoderConfig
     from perceiver.model.vision.image_classifier.backend import (
+        ConvImageAdapter as ConvImageAdapter,
         ImageClassifier as ImageClassifier,
         ImageClassifierConfig as ImageClassifierConfig,
         ImageEncoderConfig as ImageEncoderConfig,
