@@ -26,7 +26,7 @@ TINY = """--model.max_latents=16 --model.num_channels=24 --model.num_heads=2 --m
     --data=SyntheticPianoDataModule --data.max_seq_len=32 --data.num_train_pieces=2 --data.num_valid_pieces=1
     --data.num_workers=0 --data.batch_size=4""".split()
 
-SAMPLES = ("validation_sample_prompt", "validation_sample_record")
+OF_TRAINING = ("validation_sample_prompt", "validation_sample_record", "num_loss_blocks")
 GIANT_MIDI = """fit --data=GiantMidiPianoDataModule --data.source=midis_v1.2.zip --data.max_seq_len=6144
     --model.num_channels=768 --model.num_self_attention_layers=18 --model.cross_attention_dropout=0.5
     --optimizer=AdamW --optimizer.lr=2e-4 --lr_scheduler.warmup_steps=200""".split()
@@ -43,7 +43,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, 
 def model_config(config: dict[str, Any], max_seq_len: int) -> SymbolicAudioModelConfig:
     names = {field.name for field in fields(SymbolicAudioModelConfig)}
     values = {name: value for name, value in config["model"].items() if name in names}
-    assert config["model"].keys() - names == {"params", "params_strict", *SAMPLES}
+    assert config["model"].keys() - names == {"params", "params_strict", *OF_TRAINING}
     return SymbolicAudioModelConfig(vocab_size=389, max_seq_len=max_seq_len, **values)
 
 

@@ -32,7 +32,7 @@ DOCUMENTED = """fit --model.max_latents=512 --model.num_channels=512 --model.cro
     --trainer.max_steps=500 --trainer.gradient_clip_val=0.5 --trainer.accumulate_grad_batches=4""".split()
 
 # All fields of the config but the two that come from the data, with values that are no defaults.
-SAMPLES = ("validation_sample_prompt", "validation_sample_record")
+OF_TRAINING = ("validation_sample_prompt", "validation_sample_record", "num_loss_blocks")
 FIELDS = {
     "num_heads": 4,
     "max_heads_parallel": 2,
@@ -50,6 +50,7 @@ FIELDS = {
     "output_norm": True,
     "output_bias": False,
     "abs_pos_emb": False,
+    "token_shift": True,
     "init_scale": 0.1,
 }
 
@@ -96,7 +97,7 @@ def test_defaults_are_the_published_model(capsys: pytest.CaptureFixture[str]) ->
     names = {field.name for field in fields(CausalLanguageModelConfig)}
     values = {name: value for name, value in model.items() if name in names}
     assert CausalLanguageModelConfig(vocab_size=262, max_seq_len=4096, **values) == perceiver_ar_byte_base()
-    assert model.keys() - names == {"params", "params_strict", *SAMPLES}
+    assert model.keys() - names == {"params", "params_strict", *OF_TRAINING}
 
 
 def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +108,7 @@ def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         clm.main(["fit", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for name in [*FIELDS, "params", "params_strict", *SAMPLES]:
+    for name in [*FIELDS, "params", "params_strict", *OF_TRAINING]:
         _, _, described = shown.rpartition(f"--model.{name} ")
         description = described.split(" (", 1)[0]
         assert len(description.split()) >= 2 and not description.startswith("--"), name

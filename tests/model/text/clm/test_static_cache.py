@@ -99,7 +99,7 @@ def test_recorded_generations_compiled(name: str) -> None:
     assert 1 <= compilation.statistics.num_graphs - before <= 3  # for one example, for several of them
 
 
-@pytest.mark.parametrize("token_shift", [False, True])
+@pytest.mark.parametrize("token_shift", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "backend, batch_size", [("eager", 1), *(pytest.param("inductor", n, marks=pytest.mark.slow) for n in (1, 2, 3))]
 )
