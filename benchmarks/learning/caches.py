@@ -61,7 +61,9 @@ def row(task: NextTokens, name: str, seed: int, seconds: float, lr: float) -> st
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=[name for name in TASKS if name.startswith(("copy", "recall", "passkey"))])
-    parser.add_argument("--model", choices=["perceiver-ar", "perceiver-ar-previous"], default="perceiver-ar-previous")
+    parser.add_argument(
+        "--model", choices=["perceiver-ar", "perceiver-ar-token-shift"], default="perceiver-ar-token-shift"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU time of each training")
     parser.add_argument("--lr", type=float, default=2e-3)

@@ -3,8 +3,8 @@
 All attention models of a table have four layers of attention and MLP of the same channels, so about the same number of
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
-Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-previous, perceiver-ar-blocks, decoder.
-Those of `Classification` are in benchmarks/learning/classifiers.py, and what has no steps in
+Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-token-shift, perceiver-ar-blocks and
+decoder. Those of `Classification` are in benchmarks/learning/classifiers.py, and what has no steps in
 benchmarks/learning/counters.py.
 """
 
@@ -144,7 +144,7 @@ class Decoder(nn.Module):
 LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar": PerceiverARLearner,
     "perceiver-ar-2-reads": partial(PerceiverARLearner, model_class=RereadingModel),
-    "perceiver-ar-previous": partial(PerceiverARLearner, token_shift=True),
+    "perceiver-ar-token-shift": partial(PerceiverARLearner, token_shift=True),
     "perceiver-ar-blocks": BlocksLearner,
     "decoder": Decoder,
     "perceiver-io": PerceiverIOLearner,
@@ -163,7 +163,7 @@ def models_of(task: Task) -> list[str]:
         names = [
             "perceiver-ar",
             "perceiver-ar-2-reads",
-            "perceiver-ar-previous",
+            "perceiver-ar-token-shift",
             "perceiver-ar-blocks",
             "decoder",
             "ngram",

@@ -102,7 +102,7 @@ def test_listops_values_are_those_of_the_expressions() -> None:
     assert (task.x > 0).sum(dim=1).min() >= 12 and len(set(task.y.tolist())) > 3
 
 
-@pytest.mark.parametrize("model", ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-previous", "decoder"])
+@pytest.mark.parametrize("model", ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-token-shift", "decoder"])
 def test_no_model_sees_what_it_predicts(model: str) -> None:
     task = tasks.copy(32)
     torch.manual_seed(0)
@@ -145,7 +145,7 @@ def test_reads_of_the_prefix(model: str) -> None:
 
 def test_models_of_a_table_have_about_the_same_number_of_parameters() -> None:
     for name, attention in [
-        ("recall", ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-previous", "decoder"])
+        ("recall", ["perceiver-ar", "perceiver-ar-2-reads", "perceiver-ar-token-shift", "decoder"])
     ] + [(name, ["perceiver-io", "bixt", "bixt-16", "encoder", "cnn"]) for name in ("digits", "mnist1d")]:
         task = SMALL[name]()
         counts = [sum(p.numel() for p in LEARNERS[model](task).parameters()) for model in attention]
@@ -346,9 +346,9 @@ def test_what_is_recalled_from_a_cache_and_its_size() -> None:
     # keys and values of 20 positions, those of 5 latents in two layers, and 5 tokens
     assert size == 20 * 2 * 64 + 2 * 5 * 2 * 64 + 5
     assert caches.decoder_size(Decoder(task), 20) == 3 * 20 * 2 * 64
-    row = caches.row(task, "perceiver-ar-previous", 0, 0.01, 2e-3)
+    row = caches.row(task, "perceiver-ar-token-shift", 0, 0.01, 2e-3)
     assert re.fullmatch(
-        r"perceiver-ar-previous seed 0: .* with its cache, .* 3,845 elements, 0.501 of the 7,680 .*", row
+        r"perceiver-ar-token-shift seed 0: .* with its cache, .* 3,845 elements, 0.501 of the 7,680 .*", row
     )
 
 
