@@ -222,7 +222,7 @@ def test_paths_and_files_that_are_damaged(tmp_path):
     damages = {
         "MThd not found. Probably not a MIDI file": b"RIFF" + whole[4:],
         "it ends too early": whole[:30],
-        r"max\(\) arg is an empty sequence": whole[:10] + b"\x00\x00" + whole[12:],  # no tracks
+        r"max\(\) .*is( an)? empty": whole[:10] + b"\x00\x00" + whole[12:],  # no tracks
     }
     for reason, data in damages.items():
         path.write_bytes(data)

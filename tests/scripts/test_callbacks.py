@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +169,15 @@ def best(trainer: pl.Trainer) -> tuple[str, float]:
     return Path(callback.best_model_path).name, callback.best_model_score.item()
 
 
+@pytest.fixture
+def handled_ctrl_c() -> Iterator[None]:
+    """Python's own handler of Ctrl-C, which is not there in what a shell starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("handled_ctrl_c")
 def test_ctrl_c_twice_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     signals = Signals()
     with signals:

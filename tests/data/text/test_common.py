@@ -341,7 +341,8 @@ def test_bytes_per_token(prepared, tmp_path, byte_tokenizer_dir, fast_tokenizer_
 
 def test_sentencepiece(prepared, xlnet_tokenizer_dir):
     """Both tasks; masks are of whole words, and pads of masked batches are on the right, unlike XLNet's."""
-    texts = {"train": [f"the object <mask> of statements {i} is " for i in range(50)], "valid": VALID}
+    # In other versions of Python, whose help topics it is trained on, the tokenizer may lack digits.
+    texts = {"train": [f"the object <mask> of statements {'of ' * (i % 7)}is " for i in range(50)], "valid": VALID}
     data = prepared(tokenizer=xlnet_tokenizer_dir, texts=texts, mask_prob=0.5, max_seq_len=10)
     assert data.vocab_size == 500
     special = set(data.tokenizer.all_special_ids)
