@@ -10,6 +10,7 @@ restored from its `state_dict` continues exactly where it was. Deviation from th
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch.optim import Optimizer
@@ -38,7 +39,7 @@ class ConstantWithWarmupLR(LambdaLR):
         super().load_state_dict({"lr_lambdas": [], **state_dict})  # which states of our first versions lack
 
 
-class DecayingLR(ConstantWithWarmupLR):
+class DecayingLR(ConstantWithWarmupLR, ABC):
     """Base of the schedules that go down to `min_fraction` at the end of the training, and stay there.
 
     Args:
@@ -67,9 +68,9 @@ class DecayingLR(ConstantWithWarmupLR):
         self.min_fraction = min_fraction
         super().__init__(optimizer, warmup_steps, last_epoch)
 
+    @abstractmethod
     def height(self, progress: float) -> float:
         """Share of the way from `min_fraction` up to 1, by the share of the steps after the warm-up."""
-        raise NotImplementedError
 
     def fraction(self, step: int) -> float:
         if step <= self.warmup_steps:
