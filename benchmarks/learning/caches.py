@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.learning.models import Decoder, PerceiverARLearner
-from benchmarks.learning.run import Recipe, in_turns, learning, score
+from benchmarks.learning.run import Recipe, in_turns, learning, parse_training, score
 from benchmarks.learning.tasks import TASKS, NextTokens
 from perceiver.model.core.attention import MultiHeadAttention
 
@@ -64,10 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--model", choices=["perceiver-ar", "perceiver-ar-token-shift"], default="perceiver-ar-token-shift"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
-    parser.add_argument("--minutes", type=float, default=2.0, help="CPU time of each training")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    arguments = parser.parse_args(argv)
+    arguments = parse_training(parser, argv, seeds=1, minutes=2.0)
     torch.set_num_threads(1)
     task = TASKS[arguments.task]()
     assert isinstance(task, NextTokens)

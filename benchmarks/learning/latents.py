@@ -41,7 +41,7 @@ def nested(model: PerceiverIOLearner, seed: int) -> None:
         use(model, rng.choice(NUMBERS))
         return loss(*batch)
 
-    model.loss = loss_of_some  # type: ignore[method-assign]
+    model.loss = loss_of_some
 
 
 def trained(task_name: str, seed: int, seconds: float, lr: float) -> dict[str, tuple[PerceiverIOLearner, int]]:
@@ -86,11 +86,8 @@ def milliseconds(function: Callable[[], Any], repeats: int = 15) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", nargs="+", choices=["digits", "mnist1d"], default=["digits", "mnist1d"])
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on")
-    parser.add_argument("--minutes", type=float, default=0.5, help="CPU time of each training")
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    arguments = parser.parse_args(argv)
+    arguments = run.parse_training(parser, argv, minutes=0.5)
     torch.set_num_threads(1)
     done = [(r["task"], r["seed"], r["minutes"], r["lr"]) for r in run.resume(arguments.results)]
     for seed in range(arguments.seeds):

@@ -183,10 +183,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--model", nargs="+", choices=[*LEARNERS, *COUNTERS], help="default: all that can do the task")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on")
-    parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of each run")
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    return parse_training(parser, argv, minutes=5.0)
+
+
+def parse_training(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, minutes: float, seeds: int = 3
+) -> argparse.Namespace:
+    """Arguments of a parser, and those that say how long models are trained, with these defaults."""
+    parser.add_argument("--seeds", type=int, default=seeds, help="how many seeds, from 0 on")
+    parser.add_argument("--minutes", type=float, default=minutes, help="CPU time of each training")
+    parser.add_argument("--lr", type=float, default=2e-3)
     arguments = parser.parse_args(argv)
     for name in ("seeds", "minutes", "lr"):
         if not getattr(arguments, name) > 0:

@@ -109,7 +109,7 @@ def swiglu(model: nn.Module) -> None:
 class OneHeadOfKeys(MultiHeadAttention):
     """Attention of all heads of queries to the same keys and values. Without a cache."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x_q: Tensor,
         x_kv: Tensor,
@@ -129,7 +129,7 @@ def grouped_keys(model: nn.Module) -> None:
     if not readers:
         raise ValueError("no part of this model reads a prefix")
     for reader in readers:
-        reader.__class__ = OneHeadOfKeys
+        reader.__class__ = OneHeadOfKeys  # the same parts, but for two that follow
         for name in ("k_proj", "v_proj"):
             projection = getattr(reader, name)
             setattr(reader, name, nn.Linear(projection.in_features, projection.out_features // reader.num_heads, False))
@@ -177,11 +177,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", nargs="+", choices=MODELS, default=["pydoc", "mnist1d"])
     parser.add_argument("--switch", nargs="+", choices=SWITCHES, default=list(SWITCHES))
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on")
-    parser.add_argument("--minutes", type=float, default=0.5, help="CPU time of each run")
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    return parser.parse_args(argv)
+    return run.parse_training(parser, argv, minutes=0.5)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -337,7 +337,7 @@ def test_the_page_has_the_tables_of_the_runs() -> None:
 
 
 def test_what_is_recalled_from_a_cache_and_its_size() -> None:
-    task = replace(SMALL["recall"](), num_latents=5, num_layers=3)  # type: ignore[type-var]
+    task = replace(SMALL["recall"](), num_latents=5, num_layers=3)
     torch.manual_seed(0)
     learner, (x, _) = PerceiverARLearner(task, token_shift=True), task.test()
     logits, size = caches.cached_logits(learner, x[:3])

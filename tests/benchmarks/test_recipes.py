@@ -1,5 +1,6 @@
 """The benchmarks of recipes: a switch changes what it says and nothing else, tables compare what is equal."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.learning import latents, recipes_report, run, switches, tasks
+from benchmarks.learning import caches, latents, recipes_report, run, switches, tasks
 from benchmarks.learning.classifiers import PerceiverIOLearner
 from benchmarks.learning.models import PerceiverARLearner
 from benchmarks.learning.switches import SWITCHES
@@ -104,6 +105,13 @@ def test_switches_run_in_turns_and_resume(tmp_path: Path, monkeypatch: pytest.Mo
     assert [r["switch"] for r in runs] == ["default", "muon", *(s for s in SWITCHES if s not in ("default", "muon"))]
     assert all(0 < r["curve"][-1][2] < 9 and r["curve"][-1][0] == 1 for r in runs)  # bits, after a step
     assert not switches.can_do("grouped-keys", "mnist1d")
+
+
+@pytest.mark.parametrize("main", [switches.main, latents.main, lambda argv: caches.main(["recall", *argv])])
+def test_a_run_without_time_is_an_error(main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--minutes=0"])
+    assert "--minutes=0.0 must be positive" in capsys.readouterr().err
 
 
 def test_a_table_compares_runs_of_the_same_seed() -> None:
