@@ -1,4 +1,4 @@
-"""Tables of docs/evidence-recipes.md from what benchmarks/learning/switches.py and latents.py measured.
+"""Tables and pictures of docs/evidence-recipes.md from what benchmarks/learning/switches.py and latents.py measured.
 
     python -m benchmarks.learning.recipes_report
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import latents, switches
-from benchmarks.learning.report import ROOT, Run, at_step, shared_step, spread, with_part
+from benchmarks.learning.report import IMAGES, ROOT, Run, at_step, drawing, shared_step, spread, with_part
 from benchmarks.learning.run import read
 
 PAGE = ROOT / "docs" / "evidence-recipes.md"
@@ -90,9 +90,41 @@ def latents_table(runs: Sequence[Run]) -> str:
         lines.append(f"| {number} | {ms:.1f} ms | {' | '.join(cells)} |")
     steps = {name: statistics.mean(run["steps"] for run in of_name) for (name,), of_name in trained.items()}
     made = ", ".join(f"{mean:.0f} ({name})" for name, mean in steps.items())
+    lines += ["", f"![Accuracy over time, {runs[0]['task']}](images/{picture(runs)})", ""]
     return "\n".join(
-        [*lines, "", f"Seeds: {len(trained['nested',])}. Steps of training: {made}.", "", command("latents", runs), ""]
+        [*lines, f"Seeds: {len(trained['nested',])}. Steps of training: {made}.", "", command("latents", runs), ""]
     )
+
+
+def picture(runs: Sequence[Run]) -> str:
+    """The name of the file with a table's curves."""
+    return f"latents-{runs[0]['task']}-{runs[0]['minutes']:g}-{runs[0]['lr']:g}.svg"
+
+
+def latents_curves(runs: Sequence[Run], folder: Path) -> Path:
+    """Draws accuracy over CPU time: one model with fewer and fewer latents, and a model trained for each number."""
+    trained = by(runs, "trained with")
+    ms = {number: min(run["ms"][number] for run in runs) for number in map(str, latents.NUMBERS)}
+    curves = {
+        "one model, trained nested": dict.fromkeys(ms, trained["nested",]),
+        "a model trained for each number": {number: trained[number,] for number in ms},
+        f"one model, trained with all {latents.LATENTS}": {number: trained[str(latents.LATENTS),] for number in ms},
+    }
+    with drawing(folder / picture(runs)) as axes:
+        for name, models in curves.items():
+            scores = [[run["accuracy"][number] for run in of_number] for number, of_number in models.items()]
+            means = list(map(statistics.mean, scores))
+            deviations = [statistics.stdev(of_number) if len(of_number) > 1 else 0.0 for of_number in scores]
+            axes.errorbar(
+                list(ms.values()), means, deviations, marker="o", markersize=3, capsize=3, linewidth=1, label=name
+            )
+        for number, time in ms.items():
+            axes.annotate(
+                number, (time, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small"
+            )
+        axes.set(xlabel="ms of CPU time for 64 examples; above, the number of latents", ylabel="accuracy in %")
+        axes.legend(fontsize="small")
+    return folder / picture(runs)
 
 
 def page_with(page: str, switch_runs: Sequence[Run], latent_runs: Sequence[Run]) -> str:
@@ -105,9 +137,12 @@ def page_with(page: str, switch_runs: Sequence[Run], latent_runs: Sequence[Run])
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--images", type=Path, default=IMAGES)
     arguments = parser.parse_args(argv)
-    page = arguments.page.read_text(encoding="utf-8")
-    arguments.page.write_text(page_with(page, read(switches.RESULTS), read(latents.RESULTS)), encoding="utf-8")
+    page, latent_runs = arguments.page.read_text(encoding="utf-8"), read(latents.RESULTS)
+    arguments.page.write_text(page_with(page, read(switches.RESULTS), latent_runs), encoding="utf-8")
+    for runs in by(latent_runs, "task", "minutes", "lr").values():
+        latents_curves(runs, arguments.images)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,29 +147,36 @@ def tables(runs: Sequence[Run]) -> str:
 
 def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Draws the score over seconds for each task, a line for each seed."""
+    paths = []
+    for key, models in grouped(runs).items():
+        paths.append(folder / file_name(*key))
+        with drawing(paths[-1]) as axes:
+            for i, (name, of_model) in enumerate(models.items()):
+                for j, run in enumerate(of_model):
+                    _, seconds, scores = zip(*run["curve"], strict=True)
+                    if len(scores) == 1:
+                        axes.axhline(scores[0], color=f"C{i}", linestyle=":", label=name)
+                    else:
+                        axes.plot(seconds, scores, color=f"C{i}", linewidth=1, label=name if j == 0 else None)
+            axes.set(xscale="log", xlabel="seconds of CPU time", ylabel=UNITS[next(iter(models.values()))[0]["metric"]])
+            axes.legend(fontsize="small")
+    return paths
+
+
+@contextmanager
+def drawing(path: Path) -> Iterator[Any]:
+    """Axes of a picture that is saved when all is drawn: the same file from the same numbers."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams["svg.hashsalt"] = "evidence"  # the same file from the same runs
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for key, models in grouped(runs).items():
-        figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-        for i, (name, of_model) in enumerate(models.items()):
-            for j, run in enumerate(of_model):
-                _, seconds, scores = zip(*run["curve"], strict=True)
-                if len(scores) == 1:
-                    axes.axhline(scores[0], color=f"C{i}", linestyle=":", label=name)
-                else:
-                    axes.plot(seconds, scores, color=f"C{i}", linewidth=1, label=name if j == 0 else None)
-        axes.set(xscale="log", xlabel="seconds of CPU time", ylabel=UNITS[next(iter(models.values()))[0]["metric"]])
-        axes.legend(fontsize="small")
-        paths.append(folder / file_name(*key))
-        figure.savefig(paths[-1], metadata={"Date": None})
-        plt.close(figure)
-    return paths
+    plt.rcParams["svg.hashsalt"] = "evidence"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    yield axes
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def with_tables(page: str, runs: Sequence[Run]) -> str:

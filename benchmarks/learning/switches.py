@@ -46,7 +46,12 @@ from perceiver.model.core.perceiver_io import init_parameters
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 RESULTS = Path(__file__).parent / "results" / "switches.jsonl"
-MODELS = {"pydoc": "perceiver-ar", "mnist1d": "perceiver-io", "recall": "perceiver-ar-token-shift"}
+MODELS = {
+    "pydoc": "perceiver-ar",
+    "chorales": "perceiver-ar",
+    "recall": "perceiver-ar-token-shift",
+    "mnist1d": "perceiver-io",
+}
 
 
 def swap(model: nn.Module, wanted: type[nn.Module], made: Callable[[Any], nn.Module]) -> None:

@@ -148,7 +148,9 @@ def test_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         r | {"ms": dict.fromkeys(r["ms"], 2.0), "accuracy": dict.fromkeys(r["ms"], 7.0 + len(r["trained with"]))}
         for r in runs
     ]
-    assert "| 8 | 2.0 ms | 8.00 | 13.00 | 9.00 |" in recipes_report.latents_table(runs)
+    table, picture = recipes_report.latents_table(runs), recipes_report.latents_curves(runs, tmp_path / "images")
+    assert "| 8 | 2.0 ms | 8.00 | 13.00 | 9.00 |" in table and f"(images/{picture.name})" in table
+    assert "a model trained for each number" in picture.read_text(encoding="utf-8")
 
 
 def test_nested_training_uses_all_of_the_numbers() -> None:
