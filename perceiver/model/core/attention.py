@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from inspect import signature
 from typing import Any, TypedDict
 
 import torch
@@ -39,6 +40,8 @@ _SMALL_SCORES = 2**23
 _SMALL_MASK = 2**20
 # Channels per head that FlexAttention's kernels have tile sizes for.
 _BLOCK_CHANNELS = (16, 32, 64, 128, 256)
+# From torch 2.15 on, hooks like `save_on_cpu` get what selective checkpointing keeps only if one asks for it.
+_HOOKS: dict[str, Any] = dict.fromkeys({"respect_saved_tensors_hooks"} & signature(checkpoint).parameters.keys(), True)
 
 
 def attention(
@@ -183,7 +186,7 @@ def _attention_by_latent_block(
     """Kernels want the keys of a block in one piece: a copy, which is not kept but made again in the backward pass."""
     attend: Callable[..., Tensor] = _attend_to_pieces
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # compiled, what to keep is decided anyway
-        attend = partial(checkpoint, attend, use_reentrant=False, context_fn=_keeping_attention)
+        attend = partial(checkpoint, attend, use_reentrant=False, context_fn=_keeping_attention, **_HOOKS)
     masks = [None] * len(blocks) if allowed is None else [torch.cat(x, dim=3) for x in blocks.keys(allowed, dim=3)]
     parts = zip(q.chunk(len(blocks), dim=2), masks, blocks.keys(k), blocks.keys(v), strict=True)
     return torch.cat([attend(query, mask, dropout, *keys, *values) for query, mask, keys, values in parts], dim=2)

@@ -139,6 +139,24 @@ def test_nothing_has_the_size_of_all_prefixes() -> None:
     assert sum(kept) < 2 * k.numel()
 
 
+def test_what_is_kept_goes_through_hooks() -> None:
+    """`save_on_cpu` is two such hooks. torch warns where it has to guess whether they get the kernel's results."""
+    blocks = LatentBlocks.of(7, 6, 2)
+    q, k, v = (torch.randn(1, 2, n, 4, requires_grad=True) for n in (6, 16, 16))
+    packed: list[list[Tensor]] = []
+
+    def pack(x: Tensor) -> list[Tensor]:
+        packed.append([x.detach().clone()])
+        return packed[-1]
+
+    expected = attention(q, k, v, mask=AttentionMask(causal=True, latent_blocks=blocks))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x[0]):
+        found = attention(q, k, v, mask=AttentionMask(causal=True, latent_blocks=blocks))
+        found_gradients = torch.autograd.grad(found.square().sum(), (q, k, v))
+    assert packed
+    torch.testing.assert_close(found_gradients, torch.autograd.grad(expected.square().sum(), (q, k, v)))
+
+
 def test_dropout_leaves_out_the_same_share_of_each_prefix() -> None:
     blocks = LatentBlocks.of(7, 15, 3)
     kept = set()
