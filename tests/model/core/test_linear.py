@@ -123,7 +123,7 @@ def test_transformations_see_an_ordinary_linear_layer() -> None:
     torch.testing.assert_close(gradient, layer.weight.sum(dim=0).expand(601, 173), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use of it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own use of it
 @torch.no_grad()
 def test_forward_mode_derivatives() -> None:
     layer, x, direction = Linear(307, 431), torch.randn(2, 307), torch.randn(2, 307)
