@@ -125,7 +125,7 @@ from perceiver.model.audio import symbolic
 from perceiver.model.multimodal import autoencoder
 print(*{name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"""
     (printed,) = after_torch.run(tmp_path, program)
-    assert set(printed.split()) == {"einops", "perceiver", "safetensors"}
+    assert set(printed.split()) - {"safetensors"} == {"einops", "perceiver"}  # 5.20 has imported safetensors
 
 
 # --- without libraries ---

@@ -48,12 +48,10 @@ def init_parameters(module: nn.Module, init_scale: float) -> None:
 def as_dtype_of(parameter: Tensor, x: Tensor) -> Tensor:
     """What an adapter made, in the model's dtype: codes of positions are float32 in a bfloat16 model, too.
 
-    Autocast does this itself.
+    Autocast, which the meta device does not know, does this itself.
     """
     device = x.device.type
-    if x.dtype == parameter.dtype or (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return x
-    return x.to(parameter.dtype)
+    return x if device != "meta" and torch.is_autocast_enabled(device) else x.to(parameter.dtype)
 
 
 @contextmanager
