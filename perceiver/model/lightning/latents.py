@@ -26,7 +26,7 @@ class NestedLatents(Callback):
     """
 
     def __init__(self, numbers: list[int] | None = None):
-        self.numbers = numbers or []
+        self.numbers = numbers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module.model, PerceiverIO):
@@ -35,13 +35,17 @@ class NestedLatents(Callback):
             )
         self.latents = pl_module.model.encoder.latent_provider
         self.total = self.latents.num_queries
-        self.numbers = self.numbers or [max(self.total // part, 1) for part in (1, 2, 4, 8)]
-        if min(self.numbers) < 1 or max(self.numbers) > self.total:
+        self.choices = self.numbers or [max(self.total // part, 1) for part in (1, 2, 4, 8)]
+        if min(self.choices) < 1 or max(self.choices) > self.total:
             raise ValueError(f"numbers={self.numbers} of latents must be in [1, {self.total}]")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         rng = random.Random(f"{trainer.current_epoch} {batch_idx}")
-        self.latents.num_queries = rng.choice(self.numbers)
+        self.latents.num_queries = rng.choice(self.choices)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.latents.num_queries = self.total
+
+    def on_exception(self, *_: Any) -> None:
+        if hasattr(self, "latents"):  # else it was raised before a model was set up
+            self.latents.num_queries = self.total

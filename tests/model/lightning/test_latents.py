@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,11 +41,15 @@ class Classifier(images.LitImageClassifier):
 def fitted(callback: NestedLatents, max_epochs: int = 2) -> Classifier:
     torch.manual_seed(0)
     model = Classifier.create(CONFIG)
+    fit(callback, model, max_epochs)
+    return model
+
+
+def fit(callback: NestedLatents, model: Classifier, max_epochs: int = 1) -> None:
     data = DictData({"image": torch.randn(24, 4, 5, 1), "label": torch.arange(24) % 3}, batch_size=2)
     quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=max_epochs, callbacks=[callback], **quiet)
     trainer.fit(model, datamodule=data)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,19 @@ def test_another_process_draws_the_same(trained: Classifier) -> None:
     assert set(fitted(NestedLatents([3, 5]), max_epochs=1).used[True]) == {3, 5}
 
 
+def test_another_model_has_numbers_of_its_own() -> None:
+    callback, trainer = NestedLatents(), pl.Trainer(accelerator="cpu", logger=False)
+    for num_latents, numbers in ((9, {9, 4, 2, 1}), (17, {17, 8, 4, 2}), (5, {5, 2, 1})):
+        model = Classifier.create(replace(CONFIG, num_latents=num_latents))
+        callback.setup(trainer, model, "fit")
+        drawn = set()
+        for i in range(50):
+            callback.on_train_batch_start(trainer, model, None, i)
+            drawn.add(model.model.encoder.latent_provider.num_queries)
+            callback.on_train_batch_end()
+        assert drawn == numbers and model.model.encoder.latent_provider.num_queries == num_latents
+
+
 def test_a_model_with_fewer_latents_is_that_of_the_first_ones() -> None:
     torch.manual_seed(0)
     model = images.ImageClassifier(CONFIG).eval()
@@ -76,6 +94,18 @@ def test_a_model_with_fewer_latents_is_that_of_the_first_ones() -> None:
     model.encoder.latent_provider.num_queries = 4
     torch.testing.assert_close(model(x), other(x))
     assert (model(x) - all_latents).abs().max() > 1e-6
+
+
+def test_a_training_that_fails_leaves_a_model_with_all_latents() -> None:
+    class Failing(Classifier):
+        def training_step(self, *_: Any) -> torch.Tensor:
+            assert self.model.encoder.latent_provider.num_queries == 4
+            raise RuntimeError("in the midst of a step")
+
+    callback, model = NestedLatents([4]), Failing.create(CONFIG)
+    with pytest.raises(RuntimeError, match="in the midst"):
+        fit(callback, model)
+    assert model.model.encoder.latent_provider.num_queries == 9
 
 
 @pytest.mark.parametrize("numbers", [[9, 10], [0, 3]])
