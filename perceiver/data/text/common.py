@@ -78,8 +78,10 @@ def task_padding_side(data: Any, task: Task, padding_side: PaddingSide | None) -
     Raises:
         ValueError: if the data module has no such task, or the task not this side.
     """
+    names = " and ".join(map(str, data.tasks))
+    if not isinstance(task, Task):
+        raise ValueError(f"{task=} is no member of perceiver.data.text.Task, {type(data).__name__} takes {names}")
     if task not in data.tasks:
-        names = " and ".join(map(str, data.tasks))
         raise ValueError(f"{task=!s} is not supported by {type(data).__name__}, only {names}")
     if task is not Task.clm and padding_side == "left":  # would change the outputs
         raise ValueError(

@@ -197,7 +197,7 @@ def test_text_preprocessor_has_the_settings(tmp_path):
     ("change", "message"),
     [
         ({"task": Task.clf}, r"task=Task.clf is not supported by Words, only Task.mlm and Task.clm"),
-        ({"task": "clm"}, r"task=clm is not supported by Words, only Task.mlm and Task.clm"),
+        ({"task": "clm"}, r"task='clm' is no member of perceiver.data.text.Task, Words takes Task.mlm and Task.clm"),
         ({"task": Task.clm, "padding_side": "up"}, "padding_side='up' must be 'left', 'right' or None"),
         (
             {"random_train_truncation": True, "random_min_seq_len": 0},
