@@ -11,6 +11,7 @@ from torch import Tensor
 
 from perceiver.model.core import checkpoint, layers, pickles
 from perceiver.model.text.common.huggingface import AlignedText
+from tests.adversary import models
 from tests.adversary.models import CHECKS, Random, damaged_files, invariants
 
 ROUNDS = {"invariants": 2, "damaged_files": 3, "damaged_configs": 4}  # conversions take minutes
@@ -32,6 +33,21 @@ def test_many_rounds(name: str, tmp_path: Path) -> None:
         folder = tmp_path / str(seed)
         folder.mkdir()
         CHECKS[name](Random(f"{name} {seed}"), folder)
+
+
+def test_another_number_of_the_pickle_protocol_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """torch only warns: values and tensors are unharmed, and an instruction that it doesn't know is an error."""
+    changed = []
+
+    def other_protocol(rng: Random, file: Path) -> str:
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"\x80\x02", b"\x80\x03", 1))
+        changed.append(content != file.read_bytes())
+        return "protocol 3"
+
+    monkeypatch.setattr(models, "damaged", other_protocol)
+    damaged_files(Random("damaged_files 0"), tmp_path)
+    assert changed == [True] * 18 + [False] * 18  # three of the six kinds are pickles
 
 
 # --- the adversary finds what is broken ---
