@@ -7,7 +7,6 @@ module.py     DataModule: the loaders, and the arguments that all data modules h
 loader.py     the training loader: order by (seed, epoch), resumable in the middle of an epoch
 examples.py   Examples of a split, by (epoch, index), and those that lie in a cache
 cache.py      what a source is; the folder of what was made of it, written once
-claims.py     unfinished files and folders, and those that a killed process left
 workers.py    processes that preprocess
 hub.py        data sets of the Hugging Face Hub as sources; validation data from those that have none
 labels.py     labels, numbers or names, as numbers

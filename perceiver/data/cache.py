@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from perceiver.data.claims import MACHINE, Claim, abandoned
+from perceiver.claims import MACHINE, Claim, abandoned
 
 FORMAT_VERSION = 5  # of what data modules write; part of the key
 INCOMPLETE = "incomplete-"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perceiver.claims import MACHINE
 from perceiver.data.cache import FORMAT_VERSION, ArrayFile, Cache, read_array, read_offsets
-from perceiver.data.claims import MACHINE
 
 
 def write(work: Path, result: Path) -> None:

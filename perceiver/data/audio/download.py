@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from perceiver.claims import MACHINE, Claim, abandoned
 from perceiver.data.cache import BLOCK_BYTES, sha256_of
-from perceiver.data.claims import MACHINE, Claim, abandoned
 
 TIMEOUT = 60  # seconds without a byte
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416

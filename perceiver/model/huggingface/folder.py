@@ -1,7 +1,8 @@
 """Replacing a folder as a whole: whoever looks, and whenever a process is killed, it is the old one or the new one.
 
-Files are written to a hidden folder beside it, `.<name>.converting-<random>`, which its process holds a lock on. Then
-the two change places in one step. A hidden folder whose process was killed is removed by the next one that comes.
+Files are written to a hidden folder beside it, `.<name>.converting-<machine>-<random>`, which its process has a lock
+on. Then the two change places in one step. A hidden folder whose process was killed is removed by the next one that
+comes. Where folders can't be locked (NFS), one of two conversions at once may fail, and nobody cleans up.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from perceiver.claims import MACHINE, Claim, abandoned
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
@@ -30,15 +33,15 @@ def replaced(target: str | Path, patterns: Sequence[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(target))  # of a link, what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.converting-"
-    with _locked(target.parent):
+    with Claim(target.parent, wait=True):
         _clean_up(target, prefix)
-        own = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
-        lock = _lock(own)
+        own = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{MACHINE}-"))
+        claim = Claim(own)
     try:
         new = own / "new"
         new.mkdir()
         yield new
-        with _locked(target.parent):
+        with Claim(target.parent, wait=True):
             if target.exists():
                 _keep_others(target, new, patterns)
                 _exchange(new, target, own / "old")
@@ -46,7 +49,7 @@ def replaced(target: str | Path, patterns: Sequence[str]) -> Iterator[Path]:
                 new.rename(target)
     finally:
         shutil.rmtree(own)
-        _unlock(lock)
+        claim.release()
 
 
 def _keep_others(old: Path, new: Path, patterns: Sequence[str]) -> None:
@@ -80,44 +83,8 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
 
 def _clean_up(target: Path, prefix: str) -> None:
     """Removes what killed processes left beside `target`, and brings back what one had taken away."""
-    for folder in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
-        lock = _lock(folder, wait=False)
-        if lock is None:
-            continue  # in use
-        if not target.exists() and (folder / "old").is_dir():
-            (folder / "old").rename(target)
-        shutil.rmtree(folder)
-        _unlock(lock)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = _lock(folder)
-    try:
-        yield
-    finally:
-        _unlock(lock)
-
-
-def _lock(folder: Path, *, wait: bool = True) -> int | None:
-    """Locks a folder, until this process ends at the latest. None: it is locked, it is no more, or its file system
-    locks no folders (NFS): there one of two conversions at once may fail, and nobody cleans up."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # whose it was has removed it
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+    for left in abandoned(target.parent, prefix):
+        if not target.exists() and (left.path / "old").is_dir():
+            (left.path / "old").rename(target)
+        shutil.rmtree(left.path)
+        left.release()

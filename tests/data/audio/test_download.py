@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perceiver.claims import MACHINE, Claim
 from perceiver.data.audio import download as download_module
 from perceiver.data.audio.download import download
-from perceiver.data.claims import MACHINE, Claim
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 PART = f"data.zip.{MACHINE}-x.part"

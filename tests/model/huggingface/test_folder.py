@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from perceiver.model.huggingface import folder as folder_module
+from perceiver.claims import MACHINE
 from perceiver.model.huggingface.folder import replaced
 
 ROOT = Path(__file__).parents[3]
@@ -90,18 +91,20 @@ def test_failure_changes_nothing(way: str, tmp_path: Path) -> None:
 
 
 def test_folders_of_others_are_not_touched(tmp_path: Path) -> None:
-    names = [".model.backup", ".other.converting-x", ".model2.converting-x"]
+    others = [f"{name}.converting-{MACHINE}-x" for name in (".other", ".model2")]
+    names = [".model.backup", ".model.converting-elsewhere-x", *others]
     for name in names:
         (tmp_path / name).mkdir()
-    write(tmp_path / "model", "one")
-    assert {path.name for path in tmp_path.iterdir()} == {*names, "model"}
+    for name in ("model", "model[2]"):
+        write(tmp_path / name, "one")
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "model", "model[2]"}
 
 
 def test_killed_between_two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where the system has no exchange, a kill may leave no folder: the next process brings the old one back."""
     target = tmp_path / "model"
     write(target, "one")
-    left = tmp_path / ".model.converting-abc"
+    left = tmp_path / f".model.converting-{MACHINE}-abc"
     (left / "new").mkdir(parents=True)
     target.rename(left / "old")
     with pytest.raises(RuntimeError), replaced(target, NAMES):
@@ -112,12 +115,17 @@ def test_killed_between_two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_without_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file system that locks no folders: what others left stays, it might be in use."""
-    monkeypatch.setattr(folder_module, "_lock", lambda folder, wait=True: None)
-    (tmp_path / ".model.converting-abc").mkdir()
+
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    left = tmp_path / f".model.converting-{MACHINE}-abc"
+    left.mkdir()
     for text in ("one", "two"):
         write(tmp_path / "model", text)
     assert contents(tmp_path / "model") == {"two"}
-    assert {path.name for path in tmp_path.iterdir()} == {".model.converting-abc", "model"}
+    assert set(tmp_path.iterdir()) == {left, tmp_path / "model"}
 
 
 def start(target: Path, own: str, rounds: int) -> subprocess.Popen[str]:

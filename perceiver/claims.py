@@ -5,11 +5,14 @@ on was left behind. Where there are no such locks, on Windows and some network f
 left behind. The name of the machine is there because some network file systems keep locks to themselves.
 """
 
+from __future__ import annotations
+
 import os
 import platform
 import re
 import sys
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -23,17 +26,21 @@ class Claim:
 
     Forked processes have it, too: it ends with the last of them.
 
+    Args:
+        path: File or folder.
+        wait: Wait for the process that has it.
+
     Raises:
         BlockingIOError: if another process has it, or it is gone.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, wait: bool = False):
         self.path, self._handle = path, -1
         if sys.platform == "win32":
             return
         try:
             self._handle = os.open(path, os.O_RDONLY)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not os.path.samestat(os.fstat(self._handle), path.stat()):
                 raise BlockingIOError(f"{path} is another one by now")
         except (BlockingIOError, FileNotFoundError) as error:
@@ -52,10 +59,16 @@ class Claim:
             os.close(self._handle)
         self._handle = -1
 
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 def abandoned(folder: Path, prefix: str, suffix: str = "") -> Iterator[Claim]:
     """Claims what processes of this machine have left in a folder, named `<prefix><machine>-<anything><suffix>`."""
-    for path in sorted(folder.glob(f"{prefix}{MACHINE}-*{suffix}")):
+    for path in sorted(folder.glob(f"{escape(prefix)}{MACHINE}-*{suffix}")):
         try:
             claim = Claim(path)
         except BlockingIOError:
