@@ -62,7 +62,8 @@ class DataModule(pl.LightningDataModule):
     ):
         super().__init__()
         plain = {name: _plain(value) for name, value in self._arguments().items() if _is_plain(value)}
-        self.save_hyperparameters(plain, logger=False)  # the model's alone are logged
+        # The model's alone are logged. The frame: see `LitModel`.
+        self.save_hyperparameters(plain, logger=False, frame=inspect.currentframe())
         check_least(0, seed=seed)
         self.batch_size = batch_size
         self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size

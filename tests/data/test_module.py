@@ -1,7 +1,9 @@
 """What holds for all data modules: their bases, the arguments of their loaders, and what there is without a cache."""
 
+import gc
 import importlib
 import inspect
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +64,21 @@ class Numbers(Examples[int]):
 class NumbersDataModule(DataModule):
     def load_examples(self) -> dict[str, Any]:
         return {"train": Numbers(), "valid": Numbers()}
+
+
+def test_what_a_caller_had_goes_when_it_returns() -> None:
+    """Loaders with workers, for example, which take 10 s to end as garbage."""
+
+    def caller() -> weakref.ref[Any]:
+        kept = Numbers()
+        NumbersDataModule()
+        return weakref.ref(kept)
+
+    gc.disable()
+    try:
+        assert caller()() is None
+    finally:
+        gc.enable()
 
 
 def test_order() -> None:

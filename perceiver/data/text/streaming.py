@@ -214,7 +214,8 @@ class StreamLoader:
 
     num_batches: int = field(init=False, default=0)  # handed out
     states: dict[int, State] = field(init=False, default_factory=dict)
-    batches: Iterator[tuple[int, State, Batch]] | None = field(init=False, default=None)
+    # Has the name that it has in torch's loaders: after training, Lightning ends its workers.
+    _iterator: Iterator[tuple[int, State, Batch]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.settings = {**self.settings, "world_size": self.stream.world_size, "num_workers": self.num_workers}
@@ -230,9 +231,9 @@ class StreamLoader:
             yield from (batch for _, _, batch in self._start())
             return
         for _ in range(self.batches_per_epoch - self.num_batches % self.batches_per_epoch):
-            if self.batches is None:
-                self.batches = self._start()
-            local, state, batch = next(self.batches)
+            if self._iterator is None:
+                self._iterator = self._start()
+            local, state, batch = next(self._iterator)
             self.states[local] = state
             self.num_batches += 1
             yield batch
@@ -262,5 +263,5 @@ class StreamLoader:
         for name, value in self.settings.items():
             if (begun := state["settings"].get(name)) != value:
                 raise ValueError(f"the stream was begun with {name}={begun!r} and cannot go on with {value!r}")
-        self.num_batches, self.batches = state["num_batches"], None
+        self.num_batches, self._iterator = state["num_batches"], None
         self.states = dict(state["states"].get(self.stream.rank, {}))

@@ -86,7 +86,8 @@ class LitModel(pl.LightningModule):
         self.dropout_seed: int | None = None
         self.num_accumulated: Tensor | None = None  # targets of the batches since the last step of the optimizer
         # Without the names of the files that the model starts from: a checkpoint never needs them again.
-        self.save_hyperparameters({**without_params(config), **hyper_parameters})
+        # With a frame: where Lightning asks for its own, all callers' variables stay until garbage is collected.
+        self.save_hyperparameters({**without_params(config), **hyper_parameters}, frame=inspect.currentframe())
 
     @property
     def backend_model(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import multiprocessing
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -286,6 +287,7 @@ def fit(directory: Path, data: C4DataModule, ckpt_path: Path | None = None, **kw
         **kwargs,
     )
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    assert not multiprocessing.active_children()  # workers would live on, and take 10 s to end as garbage
     return model
 
 

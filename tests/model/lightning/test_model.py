@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,21 @@ class LitLine(LitModel):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_what_a_caller_had_goes_when_it_returns() -> None:
+    """The weights of a checkpoint that was read, for example."""
+
+    def caller() -> weakref.ref[Any]:
+        kept = torch.zeros(3)
+        LitLine.create(LineConfig(3))
+        return weakref.ref(kept)
+
+    gc.disable()
+    try:
+        assert caller()() is None
+    finally:
+        gc.enable()
 
 
 def data() -> DataLoader[Any]:
