@@ -26,7 +26,9 @@ from tests.scripts.distributed_runs import MODELS, STRATEGIES
 
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[Interpreter]:
-    imports = "import datasets, pytorch_lightning, torch.distributed.tensor, transformers"
+    imports = (
+        "import datasets, torch.distributed.checkpoint, perceiver.scripts.text.clm, tests.scripts.distributed_runs"
+    )
     with Interpreter(imports, PYTHONWARNINGS="default") as interpreter:
         yield interpreter
 
