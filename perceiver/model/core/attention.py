@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
-from inspect import signature
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core.blocks import LatentBlocks
 from perceiver.model.core.cache import LayerCache, SharedKeysValues
@@ -32,6 +30,7 @@ from perceiver.model.core.compilation import compiled, compiling
 from perceiver.model.core.linear import Linear
 from perceiver.model.core.mask import AttentionMask, causal_mask
 from perceiver.model.core.packing import Documents
+from perceiver.model.core.parts import attention_in_parts, takes_parts
 from perceiver.model.core.position import RotaryPositionEmbedding
 
 # A score matrix (H, N, M) of one example up to this size is cheap to keep: 32 MiB in float32.
@@ -40,8 +39,6 @@ _SMALL_SCORES = 2**23
 _SMALL_MASK = 2**20
 # Channels per head that FlexAttention's kernels have tile sizes for.
 _BLOCK_CHANNELS = (16, 32, 64, 128, 256)
-# From torch 2.15 on, hooks like `save_on_cpu` get what selective checkpointing keeps only if one asks for it.
-_HOOKS: dict[str, Any] = dict.fromkeys({"respect_saved_tensors_hooks"} & signature(checkpoint).parameters.keys(), True)
 
 
 def attention(
@@ -61,7 +58,7 @@ def attention(
     V with zeros; with dropout they are multiplied out in chunks of queries, which the backward pass computes again. In
     training, fewer heads than threads are treated as with dropout: the kernel's backward pass has a thread per head.
     Documents that share a sequence are attended to one after the other, 5 to 50 times as fast as with their mask, and
-    so are blocks of latents.
+    blocks of latents attend together to what they share of their keys (core/parts.py).
     On CUDA, fused kernels take heads of 8, 16, 24, ... channels, to which others are padded with zeros, and causal
     attention with padding, windows, documents or blocks of latents is FlexAttention (arXiv 2412.05496), without a mask
     (N, M).
@@ -183,10 +180,12 @@ def _attention_by_document(q: Tensor, k: Tensor, v: Tensor, documents: Documents
 def _attention_by_latent_block(
     q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, blocks: LatentBlocks, dropout: float
 ) -> Tensor:
-    """Kernels want the keys of a block in one piece: a copy, which is not kept but made again in the backward pass."""
+    """In parts where it can be. Else the keys of a block are copied, and so again in the backward pass."""
+    if dropout == 0.0 and takes_parts(q, v) and not _leaves_threads_idle(q, k, v):
+        return attention_in_parts(q, k, v, allowed, blocks)
     attend: Callable[..., Tensor] = _attend_to_pieces
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # compiled, what to keep is decided anyway
-        attend = partial(checkpoint, attend, use_reentrant=False, context_fn=_keeping_attention, **_HOOKS)
+        attend = partial(checkpoint, attend, use_reentrant=False)
     masks = [None] * len(blocks) if allowed is None else [torch.cat(x, dim=3) for x in blocks.keys(allowed, dim=3)]
     parts = zip(q.chunk(len(blocks), dim=2), masks, blocks.keys(k), blocks.keys(v), strict=True)
     return torch.cat([attend(query, mask, dropout, *keys, *values) for query, mask, keys, values in parts], dim=2)
@@ -196,16 +195,6 @@ def _attend_to_pieces(q: Tensor, allowed: Tensor | None, dropout: float, *pieces
     """`pieces`: first those of the keys, then those of the values."""
     k, v = (torch.cat(half, dim=2) for half in (pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]))
     return attention(q, k, v, mask=AttentionMask(allowed, causal=True), dropout=dropout)
-
-
-def _keeping_attention() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """For `checkpoint`: results of the fused kernel are kept, and all else is computed again."""
-
-    def policy(context: object, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        is_kernel = "scaled_dot_product" in operator.name()
-        return CheckpointPolicy.MUST_SAVE if is_kernel else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]  # torch's has no types
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: AttentionMask) -> Tensor:

@@ -13,7 +13,7 @@ projected once. After the cross-attention the blocks know nothing of each other:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +92,16 @@ class LatentBlocks:
         prefix = number.repeat_interleave(torch.tensor(self.stretches))
         first, last = torch.cat([prefix, latents]), torch.cat([torch.full_like(prefix, len(self) - 1), latents])
         return first.to(device, non_blocking=True), last.to(device, non_blocking=True)
+
+    def parts(self) -> Iterator[tuple[slice, slice, bool]]:
+        """Queries and keys that see each other, each key once, and whether as latents of a block, that is causally."""
+        end, first = len(self) * self.size, 0
+        for i, length in enumerate(self.stretches):
+            if length:
+                yield slice(i * self.size, end), slice(first, first + length), False
+            first += length
+        for start in range(0, end, self.size):
+            yield slice(start, start + self.size), slice(first + start, first + start + self.size), True
 
     def keys(self, x: Tensor, dim: int = 2) -> list[list[Tensor]]:
         """Views of the keys of each block, which lie along dimension `dim`: the stretches of its prefix, its latents.
