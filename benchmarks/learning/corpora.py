@@ -1,4 +1,5 @@
-"""Data of packages that the project does not depend on: chorales of music21, outlines of leaves of aeon.
+"""Texts that come with Python; and data of packages that the project does not depend on: chorales of music21, outlines
+of leaves of aeon.
 
     pip install music21
     pip install --no-deps aeon    # a data file is all that is read of it
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import sysconfig
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,15 @@ def folder_of(package: str, command: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"the data are those of {package}, which is not installed: {command}")
     return Path(spec.submodule_search_locations[0])
+
+
+def python_texts() -> list[bytes]:
+    """The help topics of this Python, in the order of their names, then the modules of its standard library that are a
+    file and in no package, in the order of theirs."""
+    from pydoc_data.topics import topics
+
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    return [topics[name].encode() for name in sorted(topics)] + [module.read_bytes() for module in modules]
 
 
 def chorales() -> list[list[int]]:

@@ -4,16 +4,18 @@ All attention models of a table have four layers of attention and MLP of the sam
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
 Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-token-shift, perceiver-ar-blocks and
-decoder. Those of `Classification` are in benchmarks/learning/classifiers.py, and what has no steps in
-benchmarks/learning/counters.py.
+decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift and decoder-1024. Those of `Classification`
+are in benchmarks/learning/classifiers.py, and what has no steps in benchmarks/learning/counters.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks.learning.classifiers import (
@@ -141,12 +143,29 @@ class Decoder(nn.Module):
         return self.all_logits(x, self.num_scored)
 
 
+class ShortDecoder(Decoder):
+    """The same with a shorter context: a sequence is cut into as many as there is room for, the test sees the last."""
+
+    def __init__(self, task: NextTokens, seq_len: int):
+        super().__init__(replace(task, seq_len=seq_len))
+        self.seq_len = seq_len
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        x, labels = (rearrange(part, "b (k m) -> (b k) m", m=self.seq_len) for part in (x, labels))
+        return super().loss(x, labels)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x[:, -self.seq_len :])
+
+
 LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar": PerceiverARLearner,
     "perceiver-ar-2-reads": partial(PerceiverARLearner, model_class=RereadingModel),
     "perceiver-ar-token-shift": partial(PerceiverARLearner, token_shift=True),
     "perceiver-ar-blocks": BlocksLearner,
+    "perceiver-ar-blocks-token-shift": partial(BlocksLearner, token_shift=True),
     "decoder": Decoder,
+    "decoder-1024": partial(ShortDecoder, seq_len=1024),
     "perceiver-io": PerceiverIOLearner,
     "bixt": BiXTLearner,
     "bixt-16": partial(BiXTLearner, num_latents=16, token_mlp=False),  # its steps cost about those of Perceiver IO

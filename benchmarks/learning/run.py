@@ -84,9 +84,17 @@ DEFAULT = Recipe()
 
 
 def learning(
-    task: Task, name: str, seed: int, seconds: float, lr: float, recipe: Recipe = DEFAULT
+    task: Task,
+    name: str,
+    seed: int,
+    seconds: float,
+    lr: float,
+    recipe: Recipe = DEFAULT,
+    due: Iterator[int] | None = None,
 ) -> Generator[float, None, dict[str, Any]]:
     """Trains a model for some seconds of CPU time, and pauses after each step.
+
+    `due` are the steps after which it is tested, as it is in the end: by default those of `milestones`.
 
     Yields:
         The seconds used so far.
@@ -101,8 +109,8 @@ def learning(
     rates = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
     generator = torch.Generator().manual_seed(seed)
     curve: list[tuple[int, float, float]] = []
-    steps, used, due = 0, 0.0, milestones()
-    next_test = next(due)
+    steps, used, due = 0, 0.0, milestones() if due is None else due
+    next_test = next(due, None)
     while used < seconds:
         start = time.process_time()
         model.train()
@@ -116,7 +124,7 @@ def learning(
         steps, used = steps + 1, used + time.process_time() - start
         if steps == next_test or used >= seconds:
             curve.append((steps, round(used, 3), round(tested(task, model.eval(), test), 4)))
-            next_test = next(due) if steps == next_test else next_test
+            next_test = next(due, None) if steps == next_test else next_test
         yield used
     return {"parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
 

@@ -1,0 +1,113 @@
+"""Bytes of text with a long context: Perceiver AR, with a loss of one block of latents or of all, and a decoder.
+
+    python -m benchmarks.learning.long --minutes 3 --seeds 1
+
+The texts are the help topics and modules that come with Python; of every ten the last is for the test, which scores
+the last 512 bytes of windows of 8,192. A step has one window of this length; `decoder-1024` gets it cut into shorter
+ones. All else is as in benchmarks/learning/run.py, but for a warm-up of 10 steps, since a decoder makes few. Runs that
+the file has are not repeated. In the end all of them are printed as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.learning import corpora, run
+from benchmarks.learning.report import spread
+from benchmarks.learning.run import Recipe
+from benchmarks.learning.tasks import NextTokens, stream
+
+RESULTS = Path(__file__).parent / "results" / "long.jsonl"
+MODELS = (
+    "perceiver-ar",
+    "perceiver-ar-token-shift",
+    "perceiver-ar-blocks",
+    "perceiver-ar-blocks-token-shift",
+    "decoder",
+    "decoder-1024",
+)
+WARMUP_STEPS = 10
+
+
+def python_text(texts: Sequence[bytes], seq_len: int = 8192, num_latents: int = 512) -> NextTokens:
+    train = b"\n".join(text for i, text in enumerate(texts) if i % 10 != 9)
+    test = b"\n".join(texts[9::10])
+    task = stream(list(train), list(test), 256, seq_len, num_latents)
+    return replace(task, batch_size=1, num_test=16)
+
+
+def tokens_per_step(name: str, task: NextTokens) -> int:
+    """How many tokens of each window are predicted in training."""
+    return task.num_latents if name in ("perceiver-ar", "perceiver-ar-token-shift") else task.seq_len
+
+
+def training(
+    task: NextTokens, key: dict[str, Any], minutes: Sequence[float], path: Path
+) -> Generator[float, None, dict[str, Any]]:
+    """Trains a model as `run.learning` does, and appends to a file what it has learnt after each of so many minutes."""
+    models: list[nn.Module] = []
+    recipe = Recipe(change=models.append, schedule=lambda step, progress: min((step + 1) / WARMUP_STEPS, 1.0))
+    steps, due, test = 0, list(minutes), task.test()
+    learning = run.learning(task, key["model"], key["seed"], math.inf, key["lr"], recipe, due=iter(()))
+    while due:
+        used, steps = next(learning), steps + 1
+        if used >= 60 * due[0]:
+            point = (steps, round(used, 3), round(run.tested(task, models[0].eval(), test), 4))
+            parameters = sum(p.numel() for p in models[0].parameters())
+            result = {"tokens_per_step": tokens_per_step(key["model"], task), "parameters": parameters}
+            run.record(path, key | {"minutes": due.pop(0)}, task, result | {"curve": [point]})
+        yield used
+    return {}
+
+
+def rows(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table: a row for each model and time, in the order of the file."""
+    yield "| minutes | model | parameters | seeds | bits per byte | steps | tokens trained per second |"
+    yield "|---|---|---|---|---|---|---|"
+    models: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for result in results:
+        models.setdefault((result["minutes"], result["model"]), []).append(result)
+    for (minutes, name), runs in models.items():
+        steps, seconds, bits = zip(*(result["curve"][-1] for result in runs), strict=True)
+        rate = sum(steps) * runs[0]["tokens_per_step"] / sum(seconds)
+        yield (
+            f"| {minutes:g} | {name} | {runs[0]['parameters']:,} | {len(runs)} | {spread(bits)} "
+            f"| {statistics.mean(steps):.0f} | {rate:,.0f} |"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", choices=(*MODELS, "ngram"), default=MODELS)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0], help="CPU time, ascending")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    task = python_text(corpora.python_texts())
+    done = [run.run_key(result) for result in run.resume(arguments.results)]
+    for seed in arguments.seeds:
+        runs = []
+        for name in [name for name in arguments.model if name in MODELS]:
+            key = {"task": "python", "model": name, "seed": seed, "lr": arguments.lr}
+            minutes = [value for value in arguments.minutes if key | {"minutes": value} not in done]
+            runs.append(training(task, key, minutes, arguments.results))
+        run.in_turns(runs)
+    key = {"task": "python", "model": "ngram", "seed": 0, "minutes": 0.0, "lr": 0.0}
+    if "ngram" in arguments.model and key not in done:
+        run.record(arguments.results, key, task, run.count(task, "ngram") | {"tokens_per_step": 0})
+    print("\n".join(rows(run.read(arguments.results))))
+
+
+if __name__ == "__main__":
+    main()

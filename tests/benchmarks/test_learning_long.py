@@ -1,0 +1,72 @@
+"""The learning benchmark of long contexts: its texts, its decoder with a short context, and what it records when."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.learning import corpora, long, run
+from benchmarks.learning.models import LEARNERS, Decoder, ShortDecoder
+from benchmarks.learning.tasks import NextTokens
+
+TEXTS = [bytes([i]) * 50 for i in range(20)]
+
+
+def small() -> NextTokens:
+    return long.python_text(TEXTS, seq_len=32, num_latents=8)
+
+
+def test_every_tenth_text_is_for_the_test_alone() -> None:
+    task = small()
+    assert task.text is not None and set(task.text.tolist()) == {*range(20), 10} - {9, 19}
+    assert set(task.test()[0].unique().tolist()) == {9, 10, 19}  # 10: the line feed between two texts
+    assert task.batch(torch.Generator())[0].shape == (1, 32) and task.test()[0].shape == (16, 32)
+
+
+def test_texts_are_help_topics_and_modules() -> None:
+    texts = corpora.python_texts()
+    assert len(texts) > 200 and texts[0].startswith(b'The "assert" statement') and b"import" in texts[-1]
+    assert texts == corpora.python_texts()
+
+
+def test_the_short_decoder_has_the_loss_of_its_windows_and_the_last_context() -> None:
+    task = small()
+    torch.manual_seed(0)
+    model = ShortDecoder(task, 16)
+    x, labels = task.batch(torch.Generator().manual_seed(0))
+    plain = Decoder(long.replace(task, seq_len=16))
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(
+        model.loss(x, labels), (plain.loss(x[:, :16], labels[:, :16]) + plain.loss(x[:, 16:], labels[:, 16:])) / 2
+    )
+    assert model.logits(x).shape == (1, 8, 256)
+    torch.testing.assert_close(model.logits(x), plain.logits(x[:, 16:]))
+
+
+def test_what_was_learnt_is_recorded_after_each_time_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(run.time, "process_time", lambda: next(ticks))  # a step takes a second
+    monkeypatch.setattr(long.corpora, "python_texts", lambda: [b"abcd" * 20] * 20)
+    monkeypatch.setattr(long, "python_text", partial(long.python_text, seq_len=32, num_latents=8))
+    monkeypatch.setitem(LEARNERS, "decoder-1024", partial(ShortDecoder, seq_len=16))
+    threads, file = torch.get_num_threads(), tmp_path / "long.jsonl"
+    long.main(["--minutes", "0.05", "0.1", "--model", *long.MODELS, "ngram", f"--results={file}"])
+    runs = run.read(file)
+    assert sorted((r["model"], r["minutes"]) for r in runs) == sorted(
+        [("ngram", 0.0), *((name, minutes) for name in long.MODELS for minutes in (0.05, 0.1))]
+    )
+    points = {(r["model"], r["minutes"]): r["curve"][-1] for r in runs}
+    assert points["decoder", 0.05][:2] == [3, 3.0] and points["perceiver-ar", 0.1][:2] == [6, 6.0]
+    assert points["decoder", 0.1][2] < points["decoder", 0.05][2] < 8
+    before = file.read_text()
+    long.main(["--minutes", "0.05", "0.1", f"--results={file}"])
+    assert file.read_text() == before
+    table = capsys.readouterr().out
+    assert "| 0.05 | decoder | " in table and " | 3 | 32 |" in table and "| 0.1 | perceiver-ar | " in table
+    assert " | 6 | 8 |" in table  # latents, not tokens, are what the loss of one block predicts
+    torch.set_num_threads(threads)
