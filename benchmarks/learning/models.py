@@ -4,8 +4,8 @@ All attention models of a table have four layers of attention and MLP of the sam
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
 Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-token-shift, perceiver-ar-blocks and
-decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift and decoder-1024. Those of `Classification`
-are in benchmarks/learning/classifiers.py, and what has no steps in benchmarks/learning/counters.py.
+decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift, decoder-1024 and decoder-1024-last. Those of
+`Classification` are in benchmarks/learning/classifiers.py, and what has no steps in benchmarks/learning/counters.py.
 """
 
 from __future__ import annotations
@@ -144,13 +144,18 @@ class Decoder(nn.Module):
 
 
 class ShortDecoder(Decoder):
-    """The same with a shorter context: a sequence is cut into as many as there is room for, the test sees the last."""
+    """The same with a shorter context, which in the test is the last part of a sequence.
 
-    def __init__(self, task: NextTokens, seq_len: int):
+    In training it is that, too, or, if `is_cut`, all parts of this length.
+    """
+
+    def __init__(self, task: NextTokens, seq_len: int, is_cut: bool):
         super().__init__(replace(task, seq_len=seq_len))
-        self.seq_len = seq_len
+        self.seq_len, self.is_cut = seq_len, is_cut
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        if not self.is_cut:
+            x, labels = x[:, -self.seq_len :], labels[:, -self.seq_len :]
         x, labels = (rearrange(part, "b (k m) -> (b k) m", m=self.seq_len) for part in (x, labels))
         return super().loss(x, labels)
 
@@ -165,7 +170,8 @@ LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar-blocks": BlocksLearner,
     "perceiver-ar-blocks-token-shift": partial(BlocksLearner, token_shift=True),
     "decoder": Decoder,
-    "decoder-1024": partial(ShortDecoder, seq_len=1024),
+    "decoder-1024": partial(ShortDecoder, seq_len=1024, is_cut=True),
+    "decoder-1024-last": partial(ShortDecoder, seq_len=1024, is_cut=False),
     "perceiver-io": PerceiverIOLearner,
     "bixt": BiXTLearner,
     "bixt-16": partial(BiXTLearner, num_latents=16, token_mlp=False),  # its steps cost about those of Perceiver IO

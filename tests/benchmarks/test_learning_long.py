@@ -35,13 +35,15 @@ def test_texts_are_help_topics_and_modules() -> None:
 def test_the_short_decoder_has_the_loss_of_its_windows_and_the_last_context() -> None:
     task = small()
     torch.manual_seed(0)
-    model = ShortDecoder(task, 16)
+    model = ShortDecoder(task, 16, is_cut=True)
     x, labels = task.batch(torch.Generator().manual_seed(0))
     plain = Decoder(long.replace(task, seq_len=16))
     plain.load_state_dict(model.state_dict())
     torch.testing.assert_close(
         model.loss(x, labels), (plain.loss(x[:, :16], labels[:, :16]) + plain.loss(x[:, 16:], labels[:, 16:])) / 2
     )
+    model.is_cut = False
+    torch.testing.assert_close(model.loss(x, labels), plain.loss(x[:, 16:], labels[:, 16:]))
     assert model.logits(x).shape == (1, 8, 256)
     torch.testing.assert_close(model.logits(x), plain.logits(x[:, 16:]))
 
@@ -53,7 +55,8 @@ def test_what_was_learnt_is_recorded_after_each_time_and_once(
     monkeypatch.setattr(run.time, "process_time", lambda: next(ticks))  # a step takes a second
     monkeypatch.setattr(long.corpora, "python_texts", lambda: [b"abcd" * 20] * 20)
     monkeypatch.setattr(long, "python_text", partial(long.python_text, seq_len=32, num_latents=8))
-    monkeypatch.setitem(LEARNERS, "decoder-1024", partial(ShortDecoder, seq_len=16))
+    for name, is_cut in (("decoder-1024", True), ("decoder-1024-last", False)):
+        monkeypatch.setitem(LEARNERS, name, partial(ShortDecoder, seq_len=16, is_cut=is_cut))
     threads, file = torch.get_num_threads(), tmp_path / "long.jsonl"
     long.main(["--minutes", "0.05", "0.1", "--model", *long.MODELS, "ngram", f"--results={file}"])
     runs = run.read(file)
