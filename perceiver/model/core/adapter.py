@@ -86,6 +86,8 @@ class CoordinateInputAdapter(InputAdapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates, from -1 to 1, and then values of points (B, M, d + values) -> (B, M, C)"""
+        if not x.is_floating_point():  # codes would be cut to integers
+            raise ValueError(f"points are {x.dtype}, expected floating point")
         positions, values = x[..., : x.shape[-1] - self.num_values], x[..., x.shape[-1] - self.num_values :]
         return torch.cat([values, self.position_encoding.encode(positions).to(x.dtype)], dim=-1)
 

@@ -18,15 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter, TrainableQueryProvider
 from perceiver.model.core.attention import attention
-from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention
+from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, check_channels
 from perceiver.model.core.linear import Linear
-from perceiver.model.core.mask import AttentionMask
+from perceiver.model.core.mask import AttentionMask, check_pad_mask
 from perceiver.model.core.perceiver_io import as_dtype_of, init_parameters
 
 
@@ -174,10 +173,8 @@ class BiXTEncoder(nn.Module):
             Latents (B, N, D)
         """
         x = as_dtype_of(self.projection.weight, self.input_adapter(x))  # B M C
-        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
-            raise ValueError(
-                f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"
-            )
+        check_channels("inputs", x, self.projection.in_features)
+        check_pad_mask(pad_mask, x.shape[:2])
         latents, tokens = self.latent_provider(), self.projection(x)  # 1 N D, B M D
         *others, last = self.self_attention
         for bidirectional, self_attention in zip(self.bidirectional, others, strict=True):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from perceiver.model.core.adapter import check_range
 from perceiver.model.core.causal import CausalSequenceModel
+from perceiver.model.core.mask import check_pad_mask
 from perceiver.model.core.sampling import evaluation_mode
 
 
@@ -160,12 +161,11 @@ def sequence_latents(
         The results of `run`, those of all windows together: (B, n, D) each.
 
     Raises:
-        ValueError: if `pad_mask` has another shape than `x`.
+        ValueError: if `pad_mask` has another shape than `x`, or is not boolean.
     """
     run = run or (lambda *window: (model.latents(*window),))
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
-    if pad_mask is not None and pad_mask.shape != x.shape[:2]:
-        raise ValueError(f"pad_mask has shape {tuple(pad_mask.shape)}, expected {tuple(x.shape[:2])}")
+    check_pad_mask(pad_mask, x.shape[:2])
     if pad_mask is not None:  # windows are counted from the first token: padding goes behind the last one
         order = pad_mask.to(torch.uint8).argsort(dim=1, stable=True)
         x, pad_mask = x[rows, order], pad_mask.gather(1, order)

@@ -46,6 +46,7 @@ class CrossAttention(nn.Module):
         **options: Unpack[AttentionOptions],
     ):
         super().__init__()
+        self.num_q_input_channels, self.num_kv_input_channels = num_q_input_channels, num_kv_input_channels
         self.q_norm = nn.LayerNorm(num_q_input_channels)
         self.kv_norm = nn.LayerNorm(num_kv_input_channels)
         self.attention = MultiHeadAttention(
@@ -67,9 +68,17 @@ class CrossAttention(nn.Module):
         mask: AttentionMask | None = None,
     ) -> Tensor:
         """x (B or 1, N, D), context (B, M, C), the others as in `MultiHeadAttention` -> (B, N, D)"""
+        check_channels("queries", x, self.num_q_input_channels)
+        check_channels("inputs", context, self.num_kv_input_channels)
         is_known = isinstance(cache, SharedKeysValues) and cache.keys is not None
         context = context if is_known else self.kv_norm(context)
         return self.attention(self.q_norm(x), context, pad_mask, rotary, cache, mask)
+
+
+def check_channels(name: str, x: Tensor, num_channels: int) -> None:
+    """Raises ValueError if `x`, which an adapter or a query provider of others may have made, is no (B, n, C)."""
+    if x.ndim != 3 or x.shape[2] != num_channels:
+        raise ValueError(f"{name} have shape {tuple(x.shape)}, expected (batch size, {name}, {num_channels})")
 
 
 class PrefixCrossAttention(nn.Module):

@@ -7,7 +7,7 @@ after that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -164,6 +164,12 @@ class AttentionMask:
             mask_mod=mask_mod,
             seq_lengths=(num_queries, num_keys),
         )
+
+
+def check_pad_mask(pad_mask: Tensor | None, shape: Sequence[int]) -> None:
+    """Raises ValueError if padding is not told by booleans of the shape of what is padded."""
+    if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != tuple(shape)):
+        raise ValueError(f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(shape)}")
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:

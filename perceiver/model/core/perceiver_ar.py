@@ -33,7 +33,7 @@ from perceiver.model.core.layers import (
     SelfAttention,
     SelfAttentionBlock,
 )
-from perceiver.model.core.mask import AttentionMask
+from perceiver.model.core.mask import AttentionMask, check_pad_mask
 from perceiver.model.core.packing import Packing, check_packed
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
 from perceiver.model.core.token_shift import TokenShiftInputAdapter, last_token, remember, with_previous
@@ -287,9 +287,7 @@ class PerceiverAR(nn.Module):
             )
         if windowed and self.training and torch.is_grad_enabled() and self.cross_attention.gradient_checkpointing:
             raise ValueError("training with activation checkpointing takes no cache: it computes everything twice")
-        shape = (x.shape[0], num_cached + x.shape[1])
-        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != shape):
-            raise ValueError(f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {shape}")
+        check_pad_mask(pad_mask, (x.shape[0], num_cached + x.shape[1]))
 
 
 def attention_layer(

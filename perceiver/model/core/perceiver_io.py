@@ -23,6 +23,7 @@ from perceiver.model.core.adapter import InputAdapter, QueryProvider, TrainableQ
 from perceiver.model.core.cache import SharedKeysValues
 from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
 from perceiver.model.core.layers import MLP, AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
+from perceiver.model.core.mask import check_pad_mask
 
 if TYPE_CHECKING:
     from perceiver.model.core.bixt import BiXTEncoder
@@ -156,10 +157,7 @@ class PerceiverEncoder(nn.Module):
             Latents (B, N, D)
         """
         x = as_dtype_of(self.latent_provider._query, x if adapted else self.input_adapter(x))  # B M C
-        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
-            raise ValueError(
-                f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"
-            )
+        check_pad_mask(pad_mask, x.shape[:2])
         first, further = self._keys_values()
         latents = self.cross_attn_1(self.latent_provider(), x, pad_mask, cache=first)  # B N D
         latents = self.self_attn_1(latents)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import TrainableQueryProvider
-from perceiver.model.core.layers import MLP, AttentionLayer, PrefixCrossAttention
+from perceiver.model.core.layers import MLP, AttentionLayer, PrefixCrossAttention, check_channels
+from perceiver.model.core.mask import check_pad_mask
 from perceiver.model.core.perceiver_io import init_parameters
 
 
@@ -81,13 +81,11 @@ class PerceiverResampler(nn.Module):
         Returns:
             (B, N, C)
         """
-        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:-1]):
-            raise ValueError(
-                f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:-1])}"
-            )
+        check_pad_mask(pad_mask, x.shape[:-1])
         if x.ndim == 4:
             x = rearrange(self._add_time(x), "b t m c -> b (t m) c")
             pad_mask = None if pad_mask is None else rearrange(pad_mask, "b t m -> b (t m)")
+        check_channels("features", x, self.latent_provider.num_query_channels)
         latents = self.latent_provider().expand(x.shape[0], -1, -1)
         if pad_mask is not None:  # latents are keys, too, and never padding
             pad_mask = nn.functional.pad(pad_mask, (0, latents.shape[1]))

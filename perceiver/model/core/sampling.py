@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.model.core.causal import CausalSequenceModel, prompt_prefix_len
+from perceiver.model.core.mask import check_pad_mask
 
 
 def sample(model: CausalSequenceModel, prompt: Tensor, max_new_tokens: int, **sampling: object) -> Tensor:
@@ -64,6 +65,7 @@ def sample_tokens(
         )
     if prompt.ndim != 2:
         raise ValueError(f"prompt has shape {tuple(prompt.shape)}, expected (batch size, sequence length)")
+    check_pad_mask(pad_mask, prompt.shape)
     if pad_mask is not None and pad_mask.all(dim=1).any():
         raise ValueError("a prompt is empty, every one must have at least one token besides padding")
     if pad_mask is not None and pad_mask[:, -1].any():

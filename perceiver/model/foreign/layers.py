@@ -17,8 +17,15 @@ from torch import Tensor, nn
 
 from perceiver.model.core.adapter import TrainableQueryProvider
 from perceiver.model.core.config import Config
-from perceiver.model.core.layers import AttentionLayer, CrossAttention, SelfAttention, SelfAttentionBlock
+from perceiver.model.core.layers import (
+    AttentionLayer,
+    CrossAttention,
+    SelfAttention,
+    SelfAttentionBlock,
+    check_channels,
+)
 from perceiver.model.core.linear import Linear
+from perceiver.model.core.mask import check_pad_mask
 
 WIDENING_FACTOR = 4
 
@@ -182,14 +189,8 @@ class GatedEncoder(nn.Module):
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Inputs (B, M, C) and where they are padding, boolean (B, M) -> latents (B, N, D)"""
-        if x.ndim != 3 or x.shape[-1] != self.config.num_input_channels:
-            raise ValueError(
-                f"inputs have shape {tuple(x.shape)}, expected (batch size, inputs, {self.config.num_input_channels})"
-            )
-        if pad_mask is not None and (pad_mask.dtype != torch.bool or pad_mask.shape != x.shape[:2]):
-            raise ValueError(
-                f"pad_mask is {pad_mask.dtype} {tuple(pad_mask.shape)}, expected torch.bool {tuple(x.shape[:2])}"
-            )
+        check_channels("inputs", x, self.config.num_input_channels)
+        check_pad_mask(pad_mask, x.shape[:2])
         if self.training and self.config.input_dropout:
             x, pad_mask = drop_inputs(x, pad_mask, self.config.input_dropout)
         latents = self.latent_provider()  # 1 N D

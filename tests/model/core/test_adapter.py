@@ -99,6 +99,8 @@ def test_coordinate_input_is_values_and_codes_of_coordinates(num_values: int) ->
     assert adapter(x.bfloat16()).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="positions have 1 coordinates, expected 2"):
         adapter(x[..., 1:])
+    with pytest.raises(ValueError, match=r"points are torch\.int64, expected floating point"):
+        adapter(x.long())
 
 
 def test_fourier_queries_are_a_linear_layer_of_codes() -> None:

@@ -201,6 +201,11 @@ def test_wrong_sizes(kwargs: dict[str, Any], message: str) -> None:
         encoder(**kwargs)
 
 
+def test_inputs_of_the_wrong_shape() -> None:
+    with pytest.raises(ValueError, match=r"inputs have shape \(2, 7, 4\), expected \(batch size, inputs, 3\)"):
+        encoder()(torch.randn(B, M, C + 1))
+
+
 @pytest.mark.parametrize("pad_mask", [torch.zeros(B, M), torch.zeros(B, M + 1, dtype=torch.bool)], ids=["type", "size"])
 def test_wrong_pad_mask(pad_mask: Tensor) -> None:
     with pytest.raises(ValueError, match=r"pad_mask is torch\..* \(2, .\), expected torch.bool \(2, 7\)"):

@@ -194,6 +194,19 @@ def test_pad_mask_of_the_wrong_shape_or_type(pad_mask: Tensor, described: str) -
         encoder()(torch.randn(B, M, C), pad_mask)
 
 
+def test_inputs_latents_and_queries_of_the_wrong_shape() -> None:
+    """Which come from adapters and query providers of others, and from their models."""
+    latents = torch.randn(B, N, D)
+    for call, said in (
+        (lambda: encoder()(torch.randn(B, M, C + 1), adapted=True), rf"inputs have shape \(2, 7, {C + 1}\)"),
+        (lambda: encoder()(torch.randn(M, C), adapted=True), rf"inputs have shape \(7, {C}\), expected \(batch size"),
+        (lambda: decoder()(latents[..., 1:]), rf"inputs have shape .*, expected \(batch size, inputs, {D}\)"),
+        (lambda: decoder()(latents, torch.randn(3, F)), rf"queries have shape \(3, {F}\), expected .*queries, {F}\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
 # --- decoder ---
 
 

@@ -146,6 +146,12 @@ def test_bad_pad_mask(pad_mask: Tensor) -> None:
         resampler()(torch.randn(B, M, C), pad_mask)
 
 
+@pytest.mark.parametrize("shape", [(M, C), (B, M, C + 1), (B, 2, 2, M, C)])
+def test_features_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"features have shape .*, expected \(batch size, features, {C}\)"):
+        resampler()(torch.randn(shape))
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [

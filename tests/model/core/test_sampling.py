@@ -199,6 +199,11 @@ def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
         sample_tokens(clm_model(), arguments.pop("prompt"), **arguments)
 
 
-def test_pad_mask_of_another_shape() -> None:
-    with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 4\), expected torch.bool \(2, 6\)"):
-        sample(clm_model(), token_ids(2, 6), 3, pad_mask=torch.zeros(2, 4, dtype=torch.bool))
+def test_pad_mask_of_another_shape_or_dtype() -> None:
+    for pad_mask, found in (
+        (torch.zeros(2, 4, dtype=torch.bool), r"torch.bool \(2, 4\)"),
+        (torch.zeros(6, dtype=torch.bool), r"torch.bool \(6,\)"),
+        (torch.zeros(2, 6, dtype=torch.long), r"torch.int64 \(2, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"pad_mask is {found}, expected torch.bool \(2, 6\)"):
+            sample(clm_model(), token_ids(2, 6), 3, pad_mask=pad_mask)

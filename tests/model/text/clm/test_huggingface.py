@@ -244,7 +244,7 @@ def test_bad_forward_arguments() -> None:
         model(x, prefix_len=6)
     with pytest.raises(ValueError, match="6 tokens with prefix_len=0 make 6 latents, max_latents=5"):
         model(x, prefix_len=0)
-    with pytest.raises(ValueError, match=r"pad_mask has shape \(2, 4\), expected \(2, 6\)"):
+    with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 4\), expected torch.bool \(2, 6\)"):
         model(x, attention_mask=torch.ones(2, 4))
 
 
