@@ -12,7 +12,7 @@ from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenInputAdapt
 from perceiver.model.core.cache import LayerCache
 from perceiver.model.core.compilation import compiled, compiling, mark_dynamic
 from perceiver.model.core.config import CausalSequenceModelConfig
-from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.loss import check_labels, token_cross_entropy
 from perceiver.model.core.packing import latent_indices
 from perceiver.model.core.perceiver_ar import AttentionInputs, PerceiverAR
 from perceiver.model.core.perceiver_io import init_parameters
@@ -155,8 +155,7 @@ class CausalSequenceModel(PerceiverAR):
         """
         if x.shape[1] < self.max_latents:
             raise ValueError(f"sequence length {x.shape[1]} is less than max_latents={self.max_latents}")
-        if labels.shape != x.shape:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
+        check_labels(labels, x)
         labels = labels if pad_mask is None else labels.masked_fill(pad_mask, -100)
         num_blocks = self.num_loss_blocks(x.shape[1], num_blocks)
         prefix_len = x.shape[1] - num_blocks * self.max_latents
@@ -170,8 +169,7 @@ class CausalSequenceModel(PerceiverAR):
 
     def loss_packed(self, labels: Tensor, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """The same for documents that share a sequence: labels (1, T) and what `forward_packed` takes."""
-        if labels.shape != x.shape[:2]:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape)}: they must be equal")
+        check_labels(labels, x)
         logits = self.forward_packed(x, lengths)
         return token_cross_entropy(logits, labels[:, latent_indices(lengths, self.max_latents, device=x.device)])
 

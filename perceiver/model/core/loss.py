@@ -7,6 +7,14 @@ from torch import Tensor, nn
 from perceiver.model.core.adapter import check_range
 
 
+def check_labels(labels: Tensor, x: Tensor) -> None:
+    """Raises ValueError if tokens, ids (B, n) or embeddings (B, n, C), have not one label each."""
+    if labels.shape != x.shape[:2]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape[:2])}: they must be equal")
+    if labels.is_floating_point():
+        raise ValueError(f"labels are {labels.dtype}, expected integers")
+
+
 def token_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) but -100, in float32. 0 without labels."""
     check_range("labels", labels.where(labels != -100, 0), logits.shape[-1])

@@ -27,7 +27,7 @@ from transformers.utils import logging
 from perceiver.model.core.adapter import is_readable
 from perceiver.model.core.causal import prompt_prefix_len
 from perceiver.model.core.compilation import default_options
-from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.loss import check_labels, token_cross_entropy
 from perceiver.model.huggingface.cache import PerceiverARCache
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.contrastive import contrastive_search
@@ -131,10 +131,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         if num_blocks > 1 and lengths is not None:
             raise ValueError(f"num_loss_blocks={num_blocks} takes no packed documents")
         if labels is not None:
-            if labels.shape != x.shape[:2]:
-                raise ValueError(
-                    f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape[:2])}: they must be equal"
-                )
+            check_labels(labels, x)
             if not isinstance(logits_to_keep, int) or logits_to_keep:
                 raise ValueError(f"logits_to_keep={logits_to_keep} can't be given with labels, which need all logits")
             use_cache = bool(use_cache)

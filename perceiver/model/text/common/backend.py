@@ -18,7 +18,7 @@ from perceiver.model.core.adapter import (
     is_readable,
 )
 from perceiver.model.core.config import DecoderConfig, EncoderConfig, PerceiverIOConfig
-from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.loss import check_labels, token_cross_entropy
 from perceiver.model.core.perceiver_io import PerceiverIO, assemble
 
 
@@ -159,8 +159,7 @@ def labelled_positions(labels: Tensor, x: Tensor, num_positions: int | None = No
     P is `num_positions`, by default `max_num_labels`, for which a device would have to be waited for. Examples with
     fewer labels are filled up with positions without, -100.
     """
-    if labels.shape != x.shape[:2]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, inputs {tuple(x.shape[:2])}: they must be equal")
+    check_labels(labels, x)
     labelled = labels != -100
     if num_positions is None:
         num_positions = max_num_labels(labels)

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 
 from perceiver.model.core.adapter import is_readable
 from perceiver.model.core.config import PerceiverIOConfig
-from perceiver.model.core.loss import token_cross_entropy
+from perceiver.model.core.loss import check_labels, token_cross_entropy
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.forward import model_forward, pad_mask_of, text_input
 from perceiver.model.huggingface.model import PerceiverBackendModel, PerceiverBody
@@ -70,6 +70,8 @@ class PerceiverTextModel(PerceiverBackendModel):
         self, x: Tensor, attention_mask: Tensor | None, labels: Tensor | None, output_positions: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Loss and logits of a `PerPositionModel`. In training, labelled positions alone are decoded: no logits."""
+        if labels is not None:
+            check_labels(labels, x)
         text = self.aligned(x, attention_mask)
         pad_mask = pad_mask_of(text.attention_mask)
         if labels is not None and self.training and output_positions is None:
