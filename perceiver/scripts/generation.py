@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,9 +139,7 @@ def load_backend(task_name: str, source: str) -> Any:
 
     checkpoint, task = read_causal(task_name, source), TASKS[task_name]
     backend = import_module(f"{task.package}.backend")
-    config_class = getattr(backend, f"{task.model}Config")
-    names = {field.name for field in fields(config_class)}
-    config = config_class.from_dict({name: v for name, v in checkpoint.hyper_parameters.items() if name in names})
+    config = getattr(backend, f"{task.model}Config").of_hyper_parameters(checkpoint.hyper_parameters)
     model = getattr(backend, task.model)(config)
     load_parameters(model, checkpoint.state_dict, source)
     return model.eval()

@@ -49,8 +49,11 @@ class Config:
         """Builds a config from `values`. Missing fields get their defaults.
 
         Raises:
-            ValueError: if `values` has a key that is no field, lacks one that has no default, or has a wrong value.
+            ValueError: if `values` is no mapping, has a key that is no field, lacks one that has no default, or has a
+                wrong value.
         """
+        if not isinstance(values, Mapping):  # a file can hold anything
+            raise ValueError(f"{cls.__name__} is made from a dictionary, not from {values!r}")
         names = [field.name for field in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
             raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(names)}")
@@ -58,6 +61,12 @@ class Config:
             return cls(**values)
         except TypeError as error:  # a required field is missing: the message names it
             raise ValueError(f"{cls.__name__}: {error}") from error
+
+    @classmethod
+    def of_hyper_parameters(cls, values: Mapping[str, Any]) -> Self:
+        """The same of a checkpoint's hyper-parameters, which have further arguments of the Lightning module."""
+        names = {field.name for field in fields(cls)}
+        return cls.from_dict({name: value for name, value in values.items() if name in names})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for files: those that perceiver-io 0.11 does not know are left out where they are defaults."""

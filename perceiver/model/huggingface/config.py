@@ -44,6 +44,8 @@ class DerivedAttribute:
     def __set__(self, config: PerceiverBackendConfig, value: int) -> None:
         part, (first, *others) = self._first(config)
         factor = prod(part[name] for name in others)
+        if not isinstance(value, int):
+            raise ValueError(f"{self.name}={value!r} must be an integer")
         if value % factor:
             raise ValueError(f"{self.name}={value} must be a multiple of {' * '.join(others)}={factor}")
         for part in config.parts():
@@ -110,6 +112,11 @@ class PerceiverBackendConfig(PreTrainedConfig):
         if backend_config is None:
             backend = import_module(f"{self.task.package}.backend")
             backend_config = getattr(backend, self.task.variant or f"{self.task.model}Config")()
+        if not isinstance(backend_config, self.backend_config_class):
+            raise ValueError(
+                f"backend_config of {type(self).__name__} must be a {self.backend_config_class.__name__}, not a "
+                f"{type(backend_config).__name__}; model_config takes a dictionary"
+            )
         if isinstance(backend_config, CausalSequenceModelConfig):
             kwargs = {"is_decoder": True} | kwargs
         derived = [name for name in kwargs if isinstance(getattr(type(self), name, None), DerivedAttribute)]

@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from perceiver.model.core.adapter import TiedTokenOutputAdapter
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
+from perceiver.model.core.config import Config
 from perceiver.model.core.layers import AttentionLayer
 from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
 from perceiver.model.huggingface.config import PerceiverBackendConfig, config_class
@@ -104,7 +105,7 @@ class PerceiverBackendModel(PreTrainedModel):
         return body
 
     @classmethod
-    def own_config(cls, config: PerceiverBackendConfig) -> PerceiverBackendConfig:
+    def own_config(cls, config: Any) -> PerceiverBackendConfig:
         """The config of the class for another one's.
 
         Raises:
@@ -112,6 +113,9 @@ class PerceiverBackendModel(PreTrainedModel):
         """
         if isinstance(config, cls.config_class):
             return config
+        if isinstance(config, Config):
+            wrapper = cls.config_class.__name__
+            raise ValueError(f"{cls.__name__} is made from a {wrapper}, which takes the {type(config).__name__}")
         if not isinstance(config, PerceiverBackendConfig) or config.task not in cls.config_class.task.relatives():
             titles = [task.title for task in (cls.config_class.task, *cls.config_class.task.relatives())]
             raise ValueError(
@@ -188,11 +192,9 @@ class PerceiverBackendModel(PreTrainedModel):
         """Builds the model from a Lightning checkpoint, path or URL, of perceiver-io 0.8 or later."""
         checkpoint = read_checkpoint(ckpt_path)
         config_class = cls.config_class.backend_config_class
-        names = config_class.__dataclass_fields__.keys()
-        # Lightning files hold further arguments of the Lightning module, which are none of the model.
-        values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in names}
         try:
-            model = cls(cls.config_class(config_class.from_dict(values), **cls.checkpoint_config(checkpoint)))
+            backend_config = config_class.of_hyper_parameters(checkpoint.hyper_parameters)
+            model = cls(cls.config_class(backend_config, **cls.checkpoint_config(checkpoint)))
         except ValueError as error:
             raise ValueError(f"{ckpt_path} is no {config_class.__name__.removesuffix('Config')}: {error}") from error
         load_parameters(model.backend_model, checkpoint.state_dict, ckpt_path)

@@ -294,9 +294,7 @@ def load_part(model: nn.Module, source: str, part: str, strict: bool) -> None:
 
 def check_function(config: Config, values: Mapping[str, Any], source: str) -> None:
     """Raises ValueError if parameters of a model with the configuration `values` mean something else under `config`."""
-    known = {field.name for field in fields(config)}
-    other = type(config).from_dict({name: value for name, value in values.items() if name in known})
-    if found := differences(config, other):
+    if found := differences(config, type(config).of_hyper_parameters(values)):
         raise ValueError(
             f"{source} is of another model, so that its parameters would compute something else: here and there are "
             f"{', '.join(found)}. params_strict=False loads them nevertheless"

@@ -52,12 +52,8 @@ def published_weights() -> dict[str, Tensor]:
 def test_published_lightning_files(file: Path) -> None:
     checkpoint = read_checkpoint(file)
     assert_same_parameters(checkpoint.state_dict, golden_parameters(file.parent.name))
-    values = {
-        n: v for n, v in checkpoint.hyper_parameters.items() if n in MaskedLanguageModelConfig.__dataclass_fields__
-    }
-    assert MaskedLanguageModelConfig.from_dict(values) == MaskedLanguageModelConfig.from_dict(
-        published_config(file.parent)
-    )
+    config = MaskedLanguageModelConfig.of_hyper_parameters(checkpoint.hyper_parameters)
+    assert config == MaskedLanguageModelConfig.from_dict(published_config(file.parent))
 
 
 @pytest.mark.parametrize("file", LIT_CKPTS, ids=lambda file: f"{file.parent.name}/{file.name}")

@@ -83,10 +83,25 @@ def test_missing_required_field_is_an_error_that_names_it() -> None:
         MaskedLanguageModelConfig.from_dict(values)
 
 
+def test_what_a_config_is_not_made_from() -> None:
+    for values in (None, [1], "x"):
+        with pytest.raises(ValueError, match="MaskedLanguageModelConfig is made from a dictionary, not from "):
+            MaskedLanguageModelConfig.from_dict(values)  # type: ignore[arg-type]
+
+
 def test_unknown_fields_are_an_error_that_names_them_and_the_known_ones() -> None:
     values = json_copy(mlm_config()) | {"num_heads": 2, "depth": 3}
     with pytest.raises(ValueError, match=r"MaskedLanguageModelConfig has no field depth, num_heads.*num_latents"):
         MaskedLanguageModelConfig.from_dict(values)
+
+
+def test_hyper_parameters_may_have_further_names_but_no_further_fields_of_a_part() -> None:
+    values = json_copy(mlm_config())
+    of = MaskedLanguageModelConfig.of_hyper_parameters
+    assert of(values | {"optimizer_init": 3}) == mlm_config()
+    values["encoder"]["num_bands"] = 3
+    with pytest.raises(ValueError, match="TextEncoderConfig has no field num_bands"):
+        of(values)
 
 
 @pytest.mark.parametrize("part, name", [("encoder", "TextEncoderConfig"), ("decoder", "TextDecoderConfig")])

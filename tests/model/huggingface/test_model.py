@@ -20,6 +20,7 @@ from perceiver.model.huggingface.forward import pad_mask_of
 from perceiver.model.huggingface.saving import save_converted
 from perceiver.model.text import clm, mlm
 from perceiver.model.text.mlm import PerceiverMaskedLanguageModel, PerceiverMaskedLanguageModelConfig
+from tests.model.clm_helpers import clm_config
 from tests.model.helpers import (
     assert_same_parameters,
     json_copy,
@@ -68,6 +69,17 @@ def test_missing_fields_get_defaults_and_unknown_ones_are_named() -> None:
     values["encoder"]["num_experts"] = 3
     with pytest.raises(ValueError, match="TextEncoderConfig has no field num_experts"):
         Config(model_config=values)
+
+
+def test_what_a_config_and_a_model_are_not_made_from() -> None:
+    with pytest.raises(ValueError, match="must be a MaskedLanguageModelConfig, not a CausalLanguageModelConfig"):
+        Config(clm_config())
+    with pytest.raises(ValueError, match="not a dict; model_config takes a dictionary"):
+        Config(json_copy(mlm_config()))
+    with pytest.raises(ValueError, match="hidden_size='24' must be an integer"):
+        Config(mlm_config(), hidden_size="24")
+    with pytest.raises(ValueError, match=r"is made from a \w+, which takes the MaskedLanguageModelConfig"):
+        PerceiverMaskedLanguageModel(mlm_config())
 
 
 def test_unknown_fields_in_a_file_are_named(tmp_path: Path) -> None:

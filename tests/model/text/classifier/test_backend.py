@@ -19,9 +19,7 @@ from tests.model.text.classifier.helpers import CKPTS, HUB, clf_config, clf_mode
 @pytest.mark.parametrize("source", [HUB, *CKPTS], ids=lambda source: source.name)
 def test_recorded_outputs(source: Any) -> None:
     checkpoint = read_checkpoint(source)
-    names = TextClassifierConfig.__dataclass_fields__
-    config = TextClassifierConfig.from_dict({n: v for n, v in checkpoint.hyper_parameters.items() if n in names})
-    model = TextClassifier(config).eval()
+    model = TextClassifier(TextClassifierConfig.of_hyper_parameters(checkpoint.hyper_parameters)).eval()
     load_parameters(model, checkpoint.state_dict, source)
     for case in golden_cases("txt_clf", "forward"):
         mask = case.inputs.get("attention_mask")

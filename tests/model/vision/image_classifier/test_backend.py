@@ -43,9 +43,7 @@ def adapter_of(model: ImageClassifier) -> Any:
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: f"{source.parent.name}/{source.name}")
 def test_recorded_outputs(source: Any) -> None:
     checkpoint = read_checkpoint(source)
-    names = ImageClassifierConfig.__dataclass_fields__
-    config = ImageClassifierConfig.from_dict({n: v for n, v in checkpoint.hyper_parameters.items() if n in names})
-    model = ImageClassifier(config).eval()
+    model = ImageClassifier(ImageClassifierConfig.of_hyper_parameters(checkpoint.hyper_parameters)).eval()
     load_parameters(model, checkpoint.state_dict, source)
     (case,) = golden_cases(source.parent.name, "forward")
     torch.testing.assert_close(model(case.inputs["inputs"]), case.outputs["logits"], atol=1e-4, rtol=0)
