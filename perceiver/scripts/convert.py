@@ -11,7 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,9 +154,12 @@ def read_list(arguments: argparse.Namespace) -> list[tuple[str, str, str, dict[s
         items = json.loads(arguments.checkpoints.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         arguments.usage_error(f"--checkpoints {arguments.checkpoints} can't be read: {error}")
+    if not isinstance(items, list):
+        arguments.usage_error(f"--checkpoints {arguments.checkpoints} must hold a list")
     result = []
     for item in items:
-        if not isinstance(item, dict) or not {"task", "ckpt", "name"} <= item.keys() or item["task"] not in TASKS:
+        texts = [item.get(name) for name in ("task", "ckpt", "name")] if isinstance(item, dict) else [None]
+        if not all(isinstance(text, str) for text in texts) or item["task"] not in TASKS:
             arguments.usage_error(f"{item} must have a task ({', '.join(TASKS)}), a ckpt and a name")
         own = processor_of(item["task"], item, arguments.usage_error)
         result.append((item["task"], item["ckpt"], item["name"], own))
@@ -171,9 +174,12 @@ def processor_of_run(task: str, source: str) -> dict[str, str]:
     if processor == "tokenizer" and (run / "config.yaml").is_file():
         import yaml
 
-        data = (yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}).get("data") or {}
-        if tokenizer := data.get("init_args", {}).get("tokenizer"):
-            return {processor: str(tokenizer)}
+        from perceiver.scripts.flags import content, of_group
+
+        with suppress(UnicodeDecodeError, yaml.YAMLError):  # it is no run's: as if it were not there
+            data = of_group(of_group(content(str(run / "config.yaml")), "data"), "init_args")
+            if isinstance(data, Mapping) and data.get("tokenizer"):
+                return {processor: str(data["tokenizer"])}
     return {}
 
 
@@ -198,11 +204,10 @@ def fits(task: str, checkpoint: Checkpoint) -> bool:
 
     backend = importlib.import_module(f"{TASKS[task].package}.backend")
     config_class, model_class = (getattr(backend, TASKS[task].model + end) for end in ("Config", ""))
-    known = {field.name for field in fields(config_class)}
     try:
-        values = {name: value for name, value in checkpoint.hyper_parameters.items() if name in known}
+        config = config_class.of_hyper_parameters(checkpoint.hyper_parameters)
         with torch.device("meta"):
-            expected = model_class(config_class.from_dict(values)).state_dict()
+            expected = model_class(config).state_dict()
     except ValueError:
         return False
     return {name: p.shape for name, p in expected.items()} == {n: p.shape for n, p in checkpoint.state_dict.items()}

@@ -281,8 +281,10 @@ def is_imported(name: str) -> bool:
 
 
 def _file_error(line: CommandLine, name: str, value: str | None) -> str | None:
-    if name not in ("config", "ckpt_path") or not value or "://" in value or is_there(value):
+    if name not in ("config", "ckpt_path") or not value or "://" in value:
         return None
+    if is_there(value):
+        return _content_error(value) if name == "config" else None
     if name == "ckpt_path" and (
         line.has("print_config") or value in ("last", "best", "hpc", "null") or value.startswith("registry")
     ):
@@ -290,6 +292,14 @@ def _file_error(line: CommandLine, name: str, value: str | None) -> str | None:
     if name == "config" and not re.fullmatch(r"[\w./~-]+\.ya?ml", value):
         return None  # the content of a file, say
     return f"--{name}={value}: there is no such file"
+
+
+def _content_error(config: str) -> str | None:
+    try:
+        content(config)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return f"--config={config} can't be read: {' '.join(str(error).split())}"
+    return None
 
 
 def _stray_error(line: CommandLine) -> str | None:

@@ -121,6 +121,8 @@ def test_convert_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     ("content", "reason"),
     [
         ("[", "can't be read"),
+        ("3", "must hold a list"),
+        ('[{"task": ["clm"], "ckpt": "a.ckpt", "name": "a"}]', "must have a task"),
         ('[{"task": "clm", "ckpt": "a.ckpt"}]', "must have a task"),
         ('[{"task": "nlm", "ckpt": "a.ckpt", "name": "a"}]', "must have a task"),
         ('[{"task": "clm", "ckpt": "a.ckpt", "name": "a"}]', "--task clm needs --tokenizer"),
@@ -182,6 +184,14 @@ def test_the_wrong_task(
     assert main(["convert", "checkpoint", "--task", task, str(source), "out", *needs]) == 1
     assert capsys.readouterr().err == f"perceiver: error: {source} is another model's checkpoint: {found}\n"
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("content", ["- a list\n", "data: X\n", "data:\n  init_args: 3\n", "[", "\udc80"])
+def test_beside_a_checkpoint_may_be_any_file(content: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "clm" / "config.yaml").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(SystemExit):
+        main(["convert", "checkpoint", "--task", "clm", "clm/checkpoints/last.ckpt", "out"])
+    assert "--task clm needs --tokenizer" in capsys.readouterr().err
 
 
 def test_conversion_finds_what_the_run_left(runs: Path) -> None:

@@ -93,6 +93,15 @@ def test_a_file_may_name_the_data(tmp_path: Path) -> None:
     assert "--data is missing" in str(usage_error(CommandLine("mlm", ("fit", f"--config={tmp_path / 'run.yaml'}"))))
 
 
+@pytest.mark.parametrize("content", [b"data: [", b"\xff", None])
+def test_a_file_that_is_none(content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path if content is None else tmp_path / "run.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    code, _, err = run(capsys, "mlm", "fit", f"--config={path}")
+    assert (code, err.count("\n")) == (2, 1) and f"--config={path} can't be read: " in err
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_help_has_what_is_the_tasks_first(
     task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
