@@ -64,9 +64,10 @@ class DataModule(pl.LightningDataModule):
         plain = {name: _plain(value) for name, value in self._arguments().items() if _is_plain(value)}
         # The model's alone are logged. The frame: see `LitModel`.
         self.save_hyperparameters(plain, logger=False, frame=inspect.currentframe())
-        check_least(0, seed=seed)
-        self.batch_size = batch_size
-        self.valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
+        valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
+        check_least(0, seed=seed, num_workers=num_workers)
+        check_least(1, batch_size=batch_size, valid_batch_size=valid_batch_size)
+        self.batch_size, self.valid_batch_size = batch_size, valid_batch_size
         self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
         self.raw_data: Any = self
         self.examples: dict[str, Any] = {}

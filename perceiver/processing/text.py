@@ -67,7 +67,13 @@ class TextPreprocessor:
         return input_ids[0], pad_mask[0]
 
     def preprocess_batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns `input_ids` (B, n) int64 and `pad_mask` (B, n) bool, True = padding."""
+        """Returns `input_ids` (B, n) int64 and `pad_mask` (B, n) bool, True = padding.
+
+        Raises:
+            TypeError: if `texts` is a text, which would be as many texts as it has characters.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is a string, it must be a sequence of strings")
         encoding = self.tokenizer(
             list(texts),
             padding=True,

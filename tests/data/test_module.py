@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jsonargparse
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 
@@ -120,8 +121,21 @@ def test_what_there_is_not() -> None:
         _ = data.cache_dir
     with pytest.raises(ValueError, match=r"Nothing has no split 'train', only \[\]"):
         data.train_dataloader()
-    with pytest.raises(ValueError, match="seed=-1 must be at least 0"):
-        Nothing(seed=-1)
+
+
+def test_arguments_of_the_loaders() -> None:
+    arguments: dict[str, Any]
+    for arguments, said in (
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seed": None}, "seed=None must be an integer"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be an integer"),
+        ({"valid_batch_size": 0}, "valid_batch_size=0 must be at least 1"),
+        ({"num_workers": -1}, "num_workers=-1 must be at least 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Nothing(**arguments)
+    assert Nothing(batch_size=np.int64(3)).batch_size == 3
 
 
 @former_argument("folder", "source")

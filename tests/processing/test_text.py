@@ -46,6 +46,8 @@ def test_bad_arguments():
         TextPreprocessor(PerceiverTokenizer(), 0)
     with pytest.raises(ValueError, match="padding_side='up' must be 'left', 'right' or None"):
         TextPreprocessor(PerceiverTokenizer(), 1, padding_side="up")
+    with pytest.raises(TypeError, match="texts is a string, it must be a sequence of strings"):
+        TextPreprocessor(PerceiverTokenizer(), 9).preprocess_batch("a text")
 
 
 @pytest.mark.parametrize("name", ["bytes", "deepmind/language-perceiver"])

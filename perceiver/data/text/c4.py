@@ -88,7 +88,8 @@ class C4DataModule(DataModule):
         world_size: int | None = None,
         **kwargs: Any,
     ):
-        check_least(0, shuffle_window_seed=shuffle_window_seed)
+        check_least(0, shuffle_window_seed=shuffle_window_seed, num_train_workers=num_train_workers)
+        check_least(0, num_valid_workers=num_valid_workers)
         super().__init__(num_workers=num_train_workers, seed=shuffle_window_seed, **kwargs)
         check_text_arguments(max_seq_len, padding_side)
         self.padding_side = task_padding_side(self, task, padding_side)
@@ -96,7 +97,7 @@ class C4DataModule(DataModule):
             raise ValueError(f"min_seq_len={min_seq_len} must be in [1, {max_seq_len}], which max_seq_len ends")
         check_share(mask_prob=mask_prob)
         sizes = {"concat_batch_size": concat_batch_size, "shuffle_window_size": shuffle_window_size}
-        check_least(1, **sizes, batch_size=self.batch_size, batches_per_epoch=batches_per_epoch)
+        check_least(1, **sizes, batches_per_epoch=batches_per_epoch)
         if (rank is None) != (world_size is None) or not 0 <= (rank or 0) < (world_size or 1):
             raise ValueError(f"rank={rank} must be in [0, world_size={world_size}), or both None")
         self.tokenizer_source, self.max_seq_len, self.min_seq_len = tokenizer, max_seq_len, min_seq_len

@@ -50,9 +50,9 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: float = 0.0,
         **kwargs: Any,
     ):
+        if len(image_shape) != 3 or image_shape[2] not in (1, 3):
+            raise ValueError(f"image_shape={image_shape} must be height, width and 1 or 3 channels")
         height, width, channels = image_shape
-        if channels not in (1, 3):
-            raise ValueError(f"image_shape={image_shape} must have 1 or 3 channels")
         image_processor = PerceiverImageClassifierInputProcessor(
             single_channel=channels == 1,
             do_center_crop=center_crop,

@@ -95,8 +95,10 @@ def test_training_images_of_any_size(tmp_path):
 
 
 def test_wrong_folders(tmp_path):
-    with pytest.raises(ValueError, match=r"image_shape=\(8, 10, 4\) must have 1 or 3 channels"):
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 10, 4\) must be height, width and 1 or 3 channels"):
         ImageFolderDataModule("x", image_shape=(8, 10, 4))
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 10\) must be height, width and 1 or 3 channels"):
+        ImageFolderDataModule("x", image_shape=(8, 10))
     with pytest.raises(ValueError, match=r"missing has no folders with images in them, one per class"):
         folder(tmp_path / "missing")
     pictures(tmp_path / "a" / "train" / "x", ["0.png"])

@@ -103,8 +103,11 @@ def with_mask_tokens(samples: Sequence[str], tokenizer: PreTrainedTokenizerBase)
     """The samples with the tokenizer's mask token in place of `<mask>`.
 
     Raises:
-        ValueError: if it has none.
+        TypeError: if `samples` is a text, which would be as many samples as it has characters.
+        ValueError: if the tokenizer has no mask token.
     """
+    if isinstance(samples, str):
+        raise TypeError("samples is a string, it must be a sequence of strings")
     if tokenizer.mask_token is None:
         raise ValueError(f"{type(tokenizer).__name__} has no mask token")
     return [sample.replace(MASK, tokenizer.mask_token) for sample in samples]

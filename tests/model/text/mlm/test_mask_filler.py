@@ -86,6 +86,11 @@ def test_tokenizer_without_mask_token(model: MaskedLanguageModel, tokenizer: Per
         fill_masks(model, tokenizer, ["<mask>"])
 
 
+def test_a_text_is_no_list_of_texts(model: MaskedLanguageModel, tokenizer: PerceiverTokenizer) -> None:
+    with pytest.raises(TypeError, match="samples is a string, it must be a sequence of strings"):
+        fill_masks(model, tokenizer, "<mask>")
+
+
 @pytest.mark.parametrize("num_predictions", [0, -1, 263])
 def test_number_of_predictions_out_of_range(
     model: MaskedLanguageModel, tokenizer: PerceiverTokenizer, num_predictions: int
