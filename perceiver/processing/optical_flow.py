@@ -27,7 +27,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Image = npt.NDArray[np.uint8]  # H W 3
-NUM_FEATURES = 27  # of a pixel: 3 x 3 neighbours, 3 colours
 
 
 def pixel_features(frames: Tensor) -> Tensor:

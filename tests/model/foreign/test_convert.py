@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PerceiverConfig
 
 from perceiver.model.foreign import convert_foreign
 from perceiver.model.foreign.huggingface import convert, deepmind
 from perceiver.model.foreign.huggingface.models import LucidrainsPerceiverModel
+from perceiver.model.huggingface.names import perceiver_names
 from perceiver.scripts.main import main
 from tests.model.foreign import originals
 from tests.model.foreign.originals import assert_equal
@@ -181,9 +183,24 @@ COMPARED = {
 }
 
 
+def to_haiku(backend: nn.Module, kind: deepmind.Kind) -> dict[str, Tensor]:
+    """The inverse of `from_haiku`: our parameters under the names `scope/parameter` of Haiku, in its shapes."""
+    result = {}
+    for ours, theirs in perceiver_names(backend.state_dict(), kind.weights.modules).items():
+        name, value = deepmind.haiku_name(theirs, kind), backend.state_dict()[ours]
+        if name.endswith("/w"):
+            value = rearrange(value, "o i -> i o" if value.ndim == 2 else "o i h w -> h w i o")
+            if name == "image_preprocessor/~/conv2_d/w":
+                value = rearrange(value, "i o -> 1 1 i o")
+        if "batchnorm" in name and value.ndim == 1:
+            value = rearrange(value, "c -> 1 1 1 c")
+        result[name] = value
+    return result
+
+
 def haiku_pickle(model: Any, kind: deepmind.Kind, file: Path) -> None:
     content: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
-    for name, value in deepmind.to_haiku(model.backend_model, kind).items():
+    for name, value in to_haiku(model.backend_model, kind).items():
         scope, parameter = name.rsplit("/", 1)
         part = content["state" if parameter in ("average", "counter") else "params"]
         part.setdefault(scope, {})[parameter] = value.numpy()

@@ -289,21 +289,6 @@ def from_haiku(parameters: Mapping[str, Tensor], kind: Kind, backend: nn.Module)
     return result
 
 
-def to_haiku(backend: nn.Module, kind: Kind) -> dict[str, Tensor]:
-    """The inverse: parameters of our backend model under the names `scope/parameter` of Haiku, in its shapes."""
-    result = {}
-    for ours, theirs in perceiver_names(backend.state_dict(), kind.weights.modules).items():
-        name, value = haiku_name(theirs, kind), backend.state_dict()[ours]
-        if name.endswith("/w"):
-            value = rearrange(value, "o i -> i o" if value.ndim == 2 else "o i h w -> h w i o")
-            if name == "image_preprocessor/~/conv2_d/w":
-                value = rearrange(value, "i o -> 1 1 i o")
-        if "batchnorm" in name and value.ndim == 1:
-            value = rearrange(value, "c -> 1 1 1 c")
-        result[name] = value
-    return result
-
-
 def official_config(parameters: Mapping[str, Tensor], kind: Kind, given: Mapping[str, Any]) -> PerceiverConfig:
     """The configuration of transformers' class: what shapes tell, what is given, and DeepMind's values for the rest.
 

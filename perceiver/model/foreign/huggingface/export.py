@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from perceiver.model.core.config import Config
+from perceiver.model.core.config import Config, flat, is_training_field
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.model import PerceiverBackendModel
 from perceiver.model.huggingface.names import perceiver_names
@@ -44,17 +44,6 @@ _OFFICIAL: dict[type[PerceiverBackendModel], OfficialWeights] = {
 }
 _CLASSES: tuple[type[PerceiverBackendModel], ...] = (*_OFFICIAL, image_classifier.PerceiverImageClassifier)
 _MODELS = {model_class.config_class.model_type: model_class for model_class in _CLASSES}
-
-# What changes no output.
-_TRAINING = {
-    "activation_checkpointing",
-    "activation_offloading",
-    "dropout",
-    "freeze",
-    "init_scale",
-    "params",
-    "residual_dropout",
-}
 
 
 def export_transformers(save_dir: str | Path, source: str | Path, **kwargs: Any) -> None:
@@ -102,14 +91,14 @@ def transformers_config(weights: OfficialWeights, model: PerceiverBackendModel) 
     Raises:
         ValueError: if their configuration can't express ours. The message says the first field that it can't.
     """
-    own = _flat(model.backend_model.config)
+    own = _fields(model.backend_model.config)
     nearest: dict[str, str] | None = None
     for config in _candidates(model.backend_model.config):
         try:
             found = weights.config(config)
         except ValueError:  # such channels can't be
             continue
-        theirs = _flat(found)
+        theirs = _fields(found)
         different = {
             name: f"{name}={value!r} can't be exported: {weights.model_class.__name__} has {theirs[name]!r}"
             for name, value in own.items()
@@ -134,15 +123,9 @@ def as_transformers(weights: OfficialWeights, backend: nn.Module, config: Percei
     return theirs.to(next(backend.parameters()).dtype).eval()  # type: ignore[arg-type]  # a dtype
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    values = asdict(config) if isinstance(config, Config) else config
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            result |= _flat(value, f"{prefix}{name}.")
-        elif name not in _TRAINING:
-            result[f"{prefix}{name}"] = tuple(value) if isinstance(value, list) else value
-    return result
+def _fields(config: Config) -> dict[str, Any]:
+    """The fields that change outputs."""
+    return {name: value for name, value in flat(asdict(config)).items() if not is_training_field(name)}
 
 
 def _candidates(config: Any) -> Iterator[PerceiverConfig]:
