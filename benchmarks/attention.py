@@ -10,14 +10,13 @@ python benchmarks/attention.py [--threads 2] [--repeats 15]
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import alternate, machine
+from timing import alternate, benchmark_parser, machine
 from torch import Tensor
 
 from perceiver.model.core.attention import _unfused_attention, attention
@@ -59,10 +58,7 @@ def forward_backward(path: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
-    arguments = parser.parse_args()
+    arguments = benchmark_parser(__doc__, repeats=15).parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     print(machine())

@@ -13,25 +13,21 @@ so that they are. What is measured is the predicted tokens per second, and the p
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 import torch
-from timing import alternate, machine, median_ratio, peak_memory_mb
+from timing import alternate, benchmark_parser, machine, median_ratio, peak_memory_mb
 
 from perceiver.model.text.clm import CausalLanguageModel, CausalLanguageModelConfig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, repeats=2, clock=True)
     parser.add_argument("--length", type=int, default=32768)
     parser.add_argument("--latents", type=int, default=512, help="of a block")
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--channels", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8, help="of self-attention")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of a machine that is busy")
     arguments = parser.parse_args()
     length, size, num_blocks = arguments.length, arguments.latents, arguments.blocks
     torch.set_num_threads(arguments.threads)

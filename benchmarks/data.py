@@ -154,7 +154,7 @@ def streaming(folder: Path, tokenizer: str, repeats: int) -> None:
         rows = "".join(json.dumps({"text": text, "url": ""}) + "\n" for text in documents[shard::4])
         (folder / "hub" / "en" / f"c4-train.{shard:05}-of-00004.json.gz").write_bytes(gzip.compress(rows.encode()))
     (folder / "hub" / "README.md").write_text(README)
-    options = {"repo_id": str(folder / "hub"), "num_train_workers": 0, "shuffle_window_size": 500}
+    options = {"source": str(folder / "hub"), "num_train_workers": 0, "shuffle_window_size": 500}
 
     def run() -> float:
         loader = C4DataModule(tokenizer, MAX_SEQ_LEN, **options).train_dataloader()

@@ -11,7 +11,6 @@ quality   A trained model (examples/demo writes a masked and a causal one) on he
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 from functools import partial
@@ -19,7 +18,7 @@ from functools import partial
 import mlm
 import torch
 import vision
-from timing import alternate, machine, median_ratio
+from timing import alternate, benchmark_parser, machine, median_ratio
 from torch import Tensor, nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
@@ -87,11 +86,9 @@ def quality(folder: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("part", choices=["encoders", "quality"])
     parser.add_argument("folder", nargs="?", help="of quality: a converted masked or causal model")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if (arguments.part == "quality") != (arguments.folder is not None):

@@ -7,12 +7,11 @@ As in a model, there are many layers one after the other: weights come from memo
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from functools import partial
 
 import torch
-from timing import alternate, machine, median_ratio
+from timing import alternate, benchmark_parser, machine, median_ratio
 from torch import Tensor, nn
 
 from perceiver.model.core.linear import Linear
@@ -36,11 +35,8 @@ def run(layers: list[nn.Linear], x: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser = benchmark_parser(__doc__, repeats=15, clock=True)
     parser.add_argument("--train", action="store_true", help="forward and backward pass")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of a machine that is busy")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(arguments.train)

@@ -9,7 +9,6 @@ what share of the machine's matrix-product rate ours reaches, and the peak memor
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import alternate, machine, matmul_gflops, median_ratio, peak_memory_mb
+from timing import alternate, benchmark_parser, machine, matmul_gflops, median_ratio, peak_memory_mb
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PerceiverConfig, PerceiverForMaskedLM
 
@@ -48,13 +47,18 @@ def forward(model: torch.nn.Module, length: int) -> Callable[[], Any]:
     return torch.no_grad()(lambda: model(x))
 
 
+def masked_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes (1, n), and labels of 15 % of them."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(6, 262, (1, TRAINING_LENGTH), generator=generator)
+    return x, torch.where(torch.rand(x.shape, generator=generator) < 0.15, x, -100)
+
+
 def training_step(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, *, keep_gradients: bool = False
 ) -> Callable[[], Any]:
-    """Forward and backward, and the optimizer's step if there is one, with 15 % of the positions labelled."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(6, 262, (1, TRAINING_LENGTH), generator=generator)
-    labels = torch.where(torch.rand(x.shape, generator=generator) < 0.15, x, -100)
+    """Forward and backward, and the optimizer's step if there is one."""
+    x, labels = masked_batch()
 
     def run() -> Any:
         model.train()
@@ -76,9 +80,7 @@ def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 def train_under_autocast(num_steps: int = 8) -> None:
     """Two copies of a model learn one batch by heart, the one in float32, the other under autocast."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(6, 262, (1, TRAINING_LENGTH), generator=generator)
-    labels = torch.where(torch.rand(x.shape, generator=generator) < 0.15, x, -100)
+    x, labels = masked_batch()
 
     def steps(model: mlm.MaskedLanguageModel, enabled: bool) -> Callable[[], float]:
         optimizer = adamw(model)
@@ -122,9 +124,7 @@ def measure_memory(model_name: str, case: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = benchmark_parser(__doc__, repeats=7)
     parser.add_argument("--autocast", action="store_true", help="training steps under autocast alone")
     parser.add_argument("--memory", nargs=2, metavar=("MODEL", "CASE"), help="print the peak memory of one case")
     arguments = parser.parse_args()

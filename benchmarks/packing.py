@@ -7,7 +7,6 @@ comparison as wide as their longest document needs. All batches hold the same do
 same, too, which is checked.
 """
 
-import argparse
 import functools
 import itertools
 import operator
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from timing import alternate, machine, median_ratio
+from timing import alternate, benchmark_parser, machine, median_ratio
 from torch import Tensor
 
 from perceiver.data.packing import pack_rows
@@ -53,14 +52,11 @@ def num_targets(labels: Tensor) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, threads=1, clock=True)
     parser.add_argument("--documents", type=int, default=96)
     parser.add_argument("--median", type=float, default=200, help="of the lengths")
     parser.add_argument("--spread", type=float, default=1.0, help="standard deviation of the lengths' logarithm")
     parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of a machine that is busy")
-    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

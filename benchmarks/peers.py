@@ -9,7 +9,6 @@ beyond parameters and what came before. Each part runs in a process of its own; 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from perceiver_ar_pytorch import PerceiverAR
 from perceiver_pytorch import Perceiver
-from timing import alternate, machine, median_ratio, peak_memory_mb
+from timing import alternate, benchmark_parser, machine, median_ratio, peak_memory_mb
 from torch import Tensor, nn
 
 from perceiver.model.core.checkpoint import load_parameters
@@ -141,11 +140,9 @@ def memory(name: str, length: int, whose: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, repeats=3)
     parser.add_argument("models", nargs="*", choices=[[], *MODELS], default=[])
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", choices=["times", "ours", "theirs"], help="what a process of its own does")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

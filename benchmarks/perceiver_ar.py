@@ -15,7 +15,6 @@ prefix  Forward and backward of 1,024 latents with prefixes up to 131,072 tokens
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from functools import partial
 
 import eager
 import torch
-from timing import CLOCKS, alternate, machine, median_ratio, peak_memory_mb, seconds
+from timing import alternate, benchmark_parser, machine, median_ratio, peak_memory_mb, seconds
 from torch import Tensor
 
 from perceiver.model.core import compilation
@@ -47,6 +46,40 @@ def read_bandwidth(clock: str = "wall") -> float:
     """Bytes per second of summing an array that fits into no cache, the best of some runs."""
     array = torch.ones(64 * 2**20)
     return array.nbytes / min(seconds(array.sum, clock) for _ in range(10))
+
+
+def report_steps(
+    prompt: Tensor,
+    decoders: dict[str, Callable[[Tensor, int], Tensor]],
+    base: str,
+    *,
+    num_bytes: int,
+    repeats: int,
+    clock: str = "wall",
+) -> None:
+    """Prints what a further token costs: the time of many less that of the first one, which the prompt is part of.
+
+    Args:
+        prompt: (B, n)
+        decoders: Functions of a prompt and a number of new tokens.
+        base: The decoder that the others are compared with.
+        num_bytes: Bytes of all parameters: reading them is the bound.
+        repeats: Turns.
+        clock: See `timing.CLOCKS`.
+    """
+    first, all_ = (
+        alternate({name: partial(decoder, prompt, number) for name, decoder in decoders.items()}, repeats, clock)
+        for number in (1, NEW_TOKENS + 1)
+    )
+    step = {n: [(a - f) / NEW_TOKENS for a, f in zip(all_[n], first[n], strict=True)] for n in decoders}
+    bound = num_bytes / read_bandwidth(clock)
+    for name, times in step.items():
+        median = statistics.median(times)
+        print(
+            f"| {prompt.shape[1]} | {name} | {median * 1e3:.2f} | {len(prompt) / median:.0f} | {bound / median:.0%} "
+            f"| {median_ratio(step[base], times):.2f} |",
+            flush=True,
+        )
 
 
 def decode(repeats: int) -> None:
@@ -78,20 +111,7 @@ def decode(repeats: int) -> None:
         prompt = tokens(1, length)
         results = {name: decoder(prompt, NEW_TOKENS) for name, decoder in decoders.items()}
         assert all(torch.equal(result, results["loop"]) for result in results.values())
-        # What one token more costs: the time of many tokens less that of the first one, which the prompt is part of.
-        first = alternate({name: partial(decoder, prompt, 1) for name, decoder in decoders.items()}, repeats)
-        all_ = alternate(
-            {name: partial(decoder, prompt, NEW_TOKENS + 1) for name, decoder in decoders.items()}, repeats
-        )
-        step = {n: [(a - f) / NEW_TOKENS for a, f in zip(all_[n], first[n], strict=True)] for n in decoders}
-        bound = num_bytes / read_bandwidth()
-        for name, times in step.items():
-            median = statistics.median(times)
-            print(
-                f"| {length} | {name} | {median * 1e3:.2f} | {1 / median:.0f} | {bound / median:.0%} "
-                f"| {median_ratio(step['plain'], times):.2f} |",
-                flush=True,
-            )
+        report_steps(prompt, decoders, "plain", num_bytes=num_bytes, repeats=repeats)
 
 
 def static(repeats: int, weights: Sequence[str], batch_size: int, prompt_lengths: Sequence[int], clock: str) -> None:
@@ -116,25 +136,15 @@ def static(repeats: int, weights: Sequence[str], batch_size: int, prompt_lengths
             return eager_model.generate(prompt, **sizes)
         return models[name].generate(prompt, **sizes, cache_implementation="static")
 
-    names = ["generate", *weights]
+    decoders = {name: partial(decoder, name) for name in ("generate", *weights)}
     print(f"{clock} time\n")
     print("| prompt | decoder | ms per step | tokens/s | of bandwidth bound of float32 | times generate |")
     print("|---|---|---|---|---|---|")
     for length in prompt_lengths:
         prompt = tokens(batch_size, length)
-        results = {name: decoder(name, prompt, NEW_TOKENS) for name in names}  # compiles
-        assert all(torch.equal(results[name], results["generate"]) for name in names if name in ("generate", "float32"))
-        first = alternate({name: partial(decoder, name, prompt, 1) for name in names}, repeats, clock)
-        all_ = alternate({name: partial(decoder, name, prompt, NEW_TOKENS + 1) for name in names}, repeats, clock)
-        step = {n: [(a - f) / NEW_TOKENS for a, f in zip(all_[n], first[n], strict=True)] for n in names}
-        bound = num_bytes / read_bandwidth(clock)
-        for name, times in step.items():
-            median = statistics.median(times)
-            print(
-                f"| {length} | {name} | {median * 1e3:.2f} | {batch_size / median:.0f} | {bound / median:.0%} "
-                f"| {median_ratio(step['generate'], times):.2f} |",
-                flush=True,
-            )
+        results = {name: run(prompt, NEW_TOKENS) for name, run in decoders.items()}  # compiles
+        assert all(torch.equal(results[name], results["generate"]) for name in {"generate", "float32"} & set(results))
+        report_steps(prompt, decoders, "generate", num_bytes=num_bytes, repeats=repeats, clock=clock)
     print(f"\n{compilation.statistics.num_graphs} graphs compiled in {compilation.statistics.seconds:.0f} s")
 
 
@@ -212,25 +222,19 @@ def measure(case: str, argument: str, dropout: float) -> None:
 
 
 def main() -> None:
-    parts = {"decode": decode, "train": train, "prefix": prefix}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "parts",
-        nargs="*",
-        default=["decode", "static", "train", "prefix"],
-        help="decode, static, train, prefix (default: all)",
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parts: dict[str, Callable[[], None]] = {
+        "decode": lambda: decode(arguments.repeats),
+        "static": lambda: static(
+            arguments.repeats, arguments.weights, arguments.batch_size, arguments.prompt_lengths, arguments.clock
+        ),
+        "train": lambda: train(arguments.repeats),
+        "prefix": lambda: prefix(arguments.repeats),
+    }
+    parser = benchmark_parser(__doc__, clock=True)
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[], help="default: all")
     parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16", "int8"], help="of static")
     parser.add_argument("--batch_size", type=int, default=1, help="of static")
     parser.add_argument("--prompt_lengths", type=int, nargs="+", default=PROMPTS, help="of static")
-    parser.add_argument(
-        "--clock",
-        choices=list(CLOCKS),
-        default="wall",
-        help="of static: wall time, or CPU time of the process, which adds up threads (so with --threads 1)",
-    )
     parser.add_argument(
         "--measure", nargs=3, metavar=("CASE", "ARGUMENT", "DROPOUT"), help="one case of train or prefix"
     )
@@ -241,18 +245,9 @@ def main() -> None:
         measure(case, argument, float(dropout))
         return
     print(machine())
-    for part in arguments.parts:
+    for part in arguments.parts or parts:
         print(f"\n{part}\n")
-        if part == "static":
-            static(
-                arguments.repeats,
-                arguments.weights,
-                arguments.batch_size,
-                arguments.prompt_lengths,
-                arguments.clock,
-            )
-        else:
-            parts[part](arguments.repeats)
+        parts[part]()
 
 
 if __name__ == "__main__":

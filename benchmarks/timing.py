@@ -5,6 +5,7 @@ Machines drift. Only ratios of runs that took turns in one process are worth quo
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import time
@@ -12,6 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+
+def benchmark_parser(
+    doc: str | None, *, threads: int = 2, repeats: int = 5, clock: bool = False
+) -> argparse.ArgumentParser:
+    """The arguments that benchmarks have in common. `clock`: whether that of the times can be chosen."""
+    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--threads", type=int, default=threads)
+    result.add_argument("--repeats", type=int, default=repeats, help="turns, of whose times it is the median")
+    if clock:
+        text = "cpu: the process's own time, of all threads together (so with --threads 1), on a machine that is busy"
+        result.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=text)
+    return result
 
 
 def _wall_of_device() -> float:

@@ -8,7 +8,6 @@ memory of each beyond its parameters; for the classifiers also forward + backwar
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from einops import rearrange
-from timing import alternate, machine, median_ratio, peak_memory_mb
+from timing import alternate, benchmark_parser, machine, median_ratio, peak_memory_mb
 from torch import Tensor, nn
 from transformers import PerceiverConfig
 
@@ -116,9 +115,7 @@ def memory(name: str, whose: str, case: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--memory", nargs=3, metavar=("MODEL", "WHOSE", "CASE"), help="print one peak memory")
     arguments = parser.parse_args()
