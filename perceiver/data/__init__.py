@@ -4,6 +4,7 @@ A data module is put together of parts: where raw data comes from (a source), wh
 example is, how a batch is made. It has one base of its domain, and that one has `DataModule`.
 
 module.py     DataModule: the loaders, and the arguments that all data modules have
+packing.py    documents of unequal length that share rows
 loader.py     the training loader: order by (seed, epoch), resumable in the middle of an epoch
 examples.py   Examples of a split, by (epoch, index), and those that lie in a cache
 cache.py      what a source is; the folder of what was made of it, written once

@@ -2,7 +2,7 @@
 
 Raw text never yields special tokens: "[MASK]" in a text is six characters. Only `add_special_tokens` adds them, around
 each document. Both paths therefore equal `tokenizer(text, split_special_tokens=True)`, and differ on purpose from
-`tokenizer(text)`, which is what inference uses (`preprocessor.py`). For SentencePiece's unigram models transformers'
+`tokenizer(text)`, which is what inference uses (`text.py`). For SentencePiece's unigram models transformers'
 `split_special_tokens` is not enough; `plain_text_tokenizer` makes a tokenizer for which it holds.
 
 * Bytes (`PerceiverTokenizer`, recognised by its class): ids are UTF-8 bytes + 6. Read from Arrow's string buffers with

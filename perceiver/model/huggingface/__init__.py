@@ -1,9 +1,12 @@
 """Bases of the Hugging Face models: a backend model in transformers' clothes.
 
 config.py          PerceiverBackendConfig: a backend config in a `config.json`
-model.py           PerceiverBackendModel: building, loading, saving, token embeddings
+model.py           PerceiverBackendModel: building, loading, token embeddings
+forward.py         arguments and outputs that the forward passes of all models have
 classification.py  PerceiverClassifier: names and number of classes, loss
-generation.py      CausalSequenceGenerationModel: forward pass and generation of Perceiver AR; contrastive.py
+perceiver_ar.py    PerceiverARModel: hidden states and caches of Perceiver AR; cache.py
+generation.py      CausalSequenceGenerationModel: its forward pass with logits, and generation; contrastive.py
 names.py           parameter names of transformers' Perceiver and ours; official.py: reading its models
-card.py            model cards
+convert.py         the functions `convert_checkpoint` and `convert_model` of a task
+saving.py          folders, uploads and model cards; folder.py: a folder is replaced as a whole
 """

@@ -1,1 +1,1 @@
-"""Text models: `mlm` masked language model."""
+"""Models of text."""
