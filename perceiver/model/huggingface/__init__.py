@@ -5,7 +5,8 @@ model.py           PerceiverBackendModel: building, loading, token embeddings
 forward.py         arguments and outputs that the forward passes of all models have
 classification.py  PerceiverClassifier: names and number of classes, loss
 perceiver_ar.py    PerceiverARModel: hidden states and caches of Perceiver AR; cache.py
-generation.py      CausalSequenceGenerationModel: its forward pass with logits, and generation; contrastive.py
+generation.py      CausalSequenceGenerationModel: its forward pass with logits, and generation; contrastive.py,
+                   generation_checks.py: what `generate` is asked for
 names.py           parameter names of transformers' Perceiver and ours; official.py: reading its models
 convert.py         the functions `convert_checkpoint` and `convert_model` of a task
 saving.py          folders, uploads and model cards; folder.py: a folder is replaced as a whole

@@ -32,23 +32,17 @@ from perceiver.model.huggingface.cache import PerceiverARCache
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.contrastive import contrastive_search
 from perceiver.model.huggingface.forward import model_forward, text_input
+from perceiver.model.huggingface.generation_checks import (
+    NOT_STATIC,
+    check_continuation,
+    check_padding,
+    check_request,
+    checked_prompt,
+)
 from perceiver.model.huggingface.model import tied_output
 from perceiver.model.huggingface.perceiver_ar import PerceiverARModel, packed_labels, packed_lengths
 
 logger = logging.get_logger(__name__)
-
-_MODES = {
-    GenerationMode.GREEDY_SEARCH,
-    GenerationMode.SAMPLE,
-    GenerationMode.BEAM_SEARCH,
-    GenerationMode.BEAM_SAMPLE,
-    GenerationMode.CONTRASTIVE_SEARCH,
-    GenerationMode.ASSISTED_GENERATION,
-}
-
-# Modes that take back what they have cached, which a ring may have overwritten, or steps of changing length. Their
-# passes are not one for each token, either.
-_NOT_STATIC = {GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION}
 
 
 def _warn_of_prefix(labels: Tensor, max_latents: int) -> None:
@@ -215,43 +209,22 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         config, _ = self._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         if prompt is None and config.bos_token_id is not None:
             inputs = prompt = torch.full((1, 1), config.bos_token_id, device=self.device)
-        if prompt is None or (isinstance(prompt, Tensor) and prompt.numel() == 0):
-            raise ValueError("the prompt is empty, it must have at least one token and the shape (B, n)")
-        if not isinstance(prompt, Tensor) or prompt.ndim != 2:
-            what = f"has shape {tuple(prompt.shape)}" if isinstance(prompt, Tensor) else f"is a {type(prompt).__name__}"
-            raise ValueError(f"the prompt {what}, it must be a tensor of shape (B, n)")
+        prompt = checked_prompt(prompt)
         mode = config.get_generation_mode(kwargs.get("assistant_model"))
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        self._check_generation(config, mode, reset_latents, cache)
-        if config.cache_implementation == "static" and mode in _NOT_STATIC:
+        check_request(config, mode, reset_latents, cache, self.backend_model.config.vocab_size)
+        if config.cache_implementation == "static" and mode in NOT_STATIC:
             logger.warning_once(f"{mode.value} has no static form: it runs with a dynamic cache, and is not compiled")
             generation_config, kwargs = _with_dynamic_cache(generation_config, kwargs)
         elif config.compile_config is not None and config.cache_implementation != "static" and cache is None:
             logger.warning_once("compile_config has no effect without cache_implementation='static'")
         num_cached = 0 if cache is None else cache.get_seq_length()
         only_new_ids = num_cached > 0 and attention_mask is not None and attention_mask.shape[1] > prompt.shape[1]
-        self._check_prompt(prompt, attention_mask, config, num_cached if only_new_ids else 0)
+        check_padding(prompt, attention_mask, config, num_cached if only_new_ids else 0)
         if num_cached:
-            if num_latents is not None:
-                raise ValueError(f"num_latents={num_latents} has no effect with a filled cache: all tokens are latents")
-            if only_new_ids and reset_latents:
-                raise ValueError("reset_latents=True needs all tokens, also those that are cached")
-            if not only_new_ids and prompt.shape[1] <= num_cached:
-                raise ValueError(
-                    f"of {prompt.shape[1]} tokens, {num_cached} are cached: pass all tokens, or only new ones with the "
-                    "attention_mask of all"
-                )
-        elif prefix_len is None:
-            max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
-            prefix_len = prompt_prefix_len(
-                prompt.shape[1], num_latents, max_seq_len=max_seq_len, max_latents=max_latents
-            )
-        elif not 0 <= prefix_len < prompt.shape[1]:
-            raise ValueError(
-                f"prefix_len={prefix_len} must be in [0, {prompt.shape[1] - 1}] for a prompt of this length"
-            )
-        elif num_latents is not None:
-            raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
+            check_continuation(prompt, num_cached, num_latents, only_new_ids, reset_latents)
+        else:
+            prefix_len = self._prompt_prefix_len(prompt.shape[1], num_latents, prefix_len)
         if mode == GenerationMode.CONTRASTIVE_SEARCH and "custom_generate" not in kwargs:
             kwargs["custom_generate"] = partial(contrastive_search, streamer=kwargs.get("streamer"))
         kwargs |= {
@@ -261,71 +234,16 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         }
         return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
 
-    def _check_generation(
-        self, config: GenerationConfig, mode: GenerationMode, reset_latents: bool, cache: object
-    ) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"{mode.value} is not supported, only {', '.join(sorted(mode.value for mode in _MODES))}")
-        if config.cache_implementation not in (None, "dynamic", "static"):
-            raise ValueError(
-                f"cache_implementation={config.cache_implementation!r} is not supported, only 'dynamic' and 'static': "
-                "this model has its own cache"
-            )
-        if config.cache_implementation == "static" and not config.use_cache:
-            raise ValueError("cache_implementation='static' with use_cache=False: there is no use for the cache")
-        is_static = config.cache_implementation == "static" or getattr(cache, "is_compileable", False)
-        if config.output_attentions and (is_static or mode in _NOT_STATIC):
-            what = "a static cache" if is_static else mode.value
-            raise ValueError(f"output_attentions is not supported by {what}")
-        if config.prefill_chunk_size is not None:
-            raise ValueError(
-                f"prefill_chunk_size={config.prefill_chunk_size} is not supported: the prefix needs no chunks"
-            )
-        if cache is not None and not isinstance(cache, PerceiverARCache):
-            raise ValueError(f"past_key_values is a {type(cache).__name__}, it must be a PerceiverARCache")
-        if cache is not None and config.cache_implementation == "static" and not cache.is_compileable:
-            raise ValueError("cache_implementation='static', but past_key_values is a dynamic cache")
-        if cache is not None and cache.is_compileable and mode in _NOT_STATIC:
-            raise ValueError(f"{mode.value} needs a dynamic cache, past_key_values is a static one")
-        if cache is not None and not config.use_cache:
-            raise ValueError("past_key_values with use_cache=False: there is no use for the cache")
-        if mode == GenerationMode.CONTRASTIVE_SEARCH and not config.use_cache:
-            raise ValueError("contrastive search needs use_cache=True")
-        if mode == GenerationMode.CONTRASTIVE_SEARCH and cache is not None and cache.num_seen:
-            raise ValueError("contrastive search can't continue from a filled cache: it needs all hidden states")
-        if cache is not None and cache.num_seen and cache.is_of_beams:
-            raise ValueError(
-                "a cache of beam search can't be continued: its rows are beams, not the returned sequences"
-            )
-        if mode == GenerationMode.CONTRASTIVE_SEARCH and config.stop_strings is not None:
-            raise ValueError("stop_strings are not supported by contrastive search")
-        vocab_size = self.backend_model.config.vocab_size
-        if mode == GenerationMode.CONTRASTIVE_SEARCH and config.top_k is not None and config.top_k > vocab_size:
-            raise ValueError(
-                f"top_k={config.top_k} of contrastive search exceeds the vocabulary of {vocab_size} tokens"
-            )
-        if reset_latents and not config.use_cache:
-            raise ValueError("reset_latents=True needs use_cache=True: without cache there is nothing to reset")
-        if reset_latents and mode in (GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION):
-            raise ValueError(f"reset_latents=True is not supported by {mode.value}")
-
-    @staticmethod
-    def _check_prompt(prompt: Tensor, attention_mask: Tensor | None, config: GenerationConfig, num_before: int) -> None:
-        if attention_mask is None:
-            # transformers takes these tokens for padding.
-            eos_token_id = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-            if config.pad_token_id is None or config.pad_token_id in eos_token_id:
-                return
-            attention_mask = prompt != config.pad_token_id
-        expected = (prompt.shape[0], num_before + prompt.shape[1])
-        if attention_mask.shape != expected:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, expected (B, n) = {expected}, for all tokens"
-            )
-        if not attention_mask.any(dim=1).all():
-            raise ValueError("a prompt is empty, every one must have at least one token besides padding")
-        if not attention_mask[:, -1].all():
-            raise ValueError("prompts are padded on the right, they must be padded on the left: padding_side='left'")
+    def _prompt_prefix_len(self, prompt_len: int, num_latents: int | None, prefix_len: int | None) -> int:
+        """How many tokens of a prompt don't start as latents, by one of two arguments of `generate` or neither."""
+        if prefix_len is None:
+            max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
+            return prompt_prefix_len(prompt_len, num_latents, max_seq_len=max_seq_len, max_latents=max_latents)
+        if not 0 <= prefix_len < prompt_len:
+            raise ValueError(f"prefix_len={prefix_len} must be in [0, {prompt_len - 1}] for a prompt of this length")
+        if num_latents is not None:
+            raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
+        return prefix_len
 
     def _prepare_cache_for_generation(  # type: ignore[override]  # transformers' returns nothing, too
         self,
@@ -376,7 +294,7 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
         max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
         num_tokens = input_ids.shape[1]
         if prefix_len is None:
-            prefix_len = prompt_prefix_len(num_tokens, None, max_seq_len=max_seq_len, max_latents=max_latents)
+            prefix_len = self._prompt_prefix_len(num_tokens, None, None)
         if past_key_values is None:  # uncached: the whole window again
             num_new = min(num_tokens, max_seq_len)
             prefix_len = max(prefix_len - (num_tokens - num_new), num_new - max_latents, 0)
