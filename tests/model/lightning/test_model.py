@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from perceiver.model.core.config import Config
 from perceiver.model.lightning.model import LitModel
 from tests.model.helpers import assert_same_parameters
+from tests.model.trainers import trainer
 
 
 @dataclass
@@ -70,11 +71,9 @@ def data() -> DataLoader[Any]:
 
 
 def fit(folder: Path, lit_model: LitLine, **kwargs: Any) -> pl.Trainer:
-    values = {"accelerator": "cpu", "enable_model_summary": False, "enable_progress_bar": False, "max_steps": 1}
-    values |= {"enable_checkpointing": False, "logger": False, "default_root_dir": folder}
-    trainer = pl.Trainer(**(values | kwargs))
-    trainer.fit(lit_model, data(), data())
-    return trainer
+    fitting = trainer(folder, **({"max_steps": 1} | kwargs))
+    fitting.fit(lit_model, data(), data())
+    return fitting
 
 
 def test_create_and_reload(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from perceiver.model.audio.symbolic.lightning import LitSymbolicAudioModel
 from perceiver.model.core.sampling import sample
 from perceiver.processing import sound as render
 from tests.model.helpers import GOLDEN, assert_same_parameters, golden_cases, golden_parameters
+from tests.model.trainers import trainer
 
 CKPT = GOLDEN / "sam" / "lit.ckpt"
 CONFIG = SymbolicAudioModelConfig(
@@ -51,20 +52,9 @@ def prompt(tmp_path: Path) -> Path:
 
 
 def trained(folder: Path, lit_model: LitSAM, data: SyntheticPianoDataModule, **kwargs: Any) -> pl.Trainer:
-    values: dict[str, Any] = {
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "enable_checkpointing": False,
-        "logger": False,
-        "max_epochs": 1,
-        "limit_train_batches": 1,
-        "limit_val_batches": 1,
-    }
-    trainer = pl.Trainer(**(values | kwargs))
-    trainer.fit(lit_model, datamodule=data)
-    return trainer
+    fitting = trainer(folder, **({"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1} | kwargs))
+    fitting.fit(lit_model, datamodule=data)
+    return fitting
 
 
 def expected_notes(lit_model: LitSymbolicAudioModel, prompt: Tensor) -> list[tuple[int, ...]]:

@@ -19,7 +19,7 @@ from perceiver.model.multimodal.autoencoder.backend import autoencoder_loss
 from tests.model.helpers import assert_same_parameters
 from tests.model.multimodal.autoencoder.helpers import CLASSES, CLOSE, clips, mm_config
 from tests.model.multimodal.autoencoder.test_lightning import NAMES, columns, make
-from tests.model.text.classifier.helpers import trainer
+from tests.model.trainers import trainer
 from tests.model.vision.helpers import DictData
 
 

@@ -15,7 +15,7 @@ from perceiver.model.multimodal.autoencoder import LitMultimodalAutoencoder, Per
 from perceiver.model.multimodal.autoencoder.backend import autoencoder_loss, psnr
 from tests.model.helpers import assert_close, assert_same_parameters, gradients
 from tests.model.multimodal.autoencoder.helpers import CLASSES, clips, mm_config
-from tests.model.text.classifier.helpers import trainer
+from tests.model.trainers import trainer
 from tests.model.vision.helpers import DictData
 
 NAMES = [f"class {i}" for i in range(CLASSES)]

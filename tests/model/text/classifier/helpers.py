@@ -1,8 +1,7 @@
-"""What the tests of classifiers share: tiny models with pairwise different sizes, fixed data, a trainer."""
+"""What the tests of classifiers share: tiny models with pairwise different sizes, fixed data."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,18 +76,6 @@ class Data(pl.LightningDataModule):
         return DataLoader(self.examples, batch_size=self.batch_size)
 
     val_dataloader = test_dataloader = train_dataloader
-
-
-def trainer(folder: Path, **kwargs: Any) -> pl.Trainer:
-    values: dict[str, Any] = {
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "enable_checkpointing": False,
-        "logger": False,
-    }
-    return pl.Trainer(**(values | kwargs))
 
 
 def padded_ids(rows: int, length: int, vocab_size: int = 37) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ from perceiver.model.text.classifier import (
 )
 from perceiver.model.text.mlm import LitMaskedLanguageModel
 from tests.model.helpers import TIED, assert_same_parameters, golden_cases, golden_parameters, mlm_config
-from tests.model.text.classifier.helpers import CKPTS, HUB, TXT_CLF, Data, clf_config, padded_ids, trainer
+from tests.model.text.classifier.helpers import CKPTS, HUB, TXT_CLF, Data, clf_config, padded_ids
+from tests.model.trainers import trainer
 
 SCORES = {"single_label_classification": (10,), "multi_label_classification": (10, 5), "regression": (10, 5)}
 

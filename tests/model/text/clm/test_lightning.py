@@ -25,6 +25,7 @@ from perceiver.model.text.clm.huggingface import PerceiverCausalLanguageModel, c
 from perceiver.model.text.clm.lightning import LitCausalLanguageModel
 from tests.model.clm_helpers import CLM_MODELS, clm_config, golden_clm
 from tests.model.helpers import GOLDEN, assert_close, assert_same_parameters, golden_cases
+from tests.model.trainers import trainer
 
 CKPTS = sorted(file for name in CLM_MODELS for file in (GOLDEN / name).glob("*.ckpt"))
 CONFIG = clm_config(vocab_size=262, max_seq_len=13, cross_attention_dropout=0.5)
@@ -70,18 +71,6 @@ class Data(pl.LightningDataModule):
         return DataLoader(Examples(4), batch_size=3)
 
     test_dataloader = val_dataloader
-
-
-def trainer(folder: Path, **kwargs: Any) -> pl.Trainer:
-    values: dict[str, Any] = {
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "enable_checkpointing": False,
-        "logger": False,
-    }
-    return pl.Trainer(**(values | kwargs))
 
 
 def fitted(folder: Path, lit_model: LitCLM, datamodule: Data | None = None, **kwargs: Any) -> pl.Trainer:

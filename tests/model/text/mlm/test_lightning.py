@@ -34,6 +34,7 @@ from tests.model.helpers import (
     mlm_config,
     text_config,
 )
+from tests.model.trainers import trainer
 
 CLOSE = {"atol": 2e-5, "rtol": 0.0}  # of weights after a few training steps of up to 1e-2 each
 every_ckpt = pytest.mark.parametrize("file", LIT_CKPTS, ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -93,18 +94,6 @@ class Data(pl.LightningDataModule):
         return DataLoader(Examples(4), batch_size=2)
 
     test_dataloader = val_dataloader
-
-
-def trainer(folder: Path, **kwargs: Any) -> pl.Trainer:
-    values: dict[str, Any] = {
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "enable_checkpointing": False,
-        "logger": False,
-    }
-    return pl.Trainer(**(values | kwargs))
 
 
 def trained(folder: Path, steps: int = 2, **kwargs: Any) -> Path:

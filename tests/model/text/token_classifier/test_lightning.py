@@ -17,8 +17,9 @@ from perceiver.model.text.token_classifier import (
 )
 from perceiver.model.text.token_classifier.lightning import EntityF1
 from tests.model.helpers import TIED, assert_same_parameters, mlm_config
-from tests.model.text.classifier.helpers import Data, trainer
+from tests.model.text.classifier.helpers import Data
 from tests.model.text.token_classifier.helpers import NAMES, SENTENCES, byte_config, sentence_batch, tc_config
+from tests.model.trainers import trainer
 
 
 class LitTagger(LitTokenClassifier):

@@ -19,7 +19,7 @@ from perceiver.model.vision.image_classifier import (
     PerceiverImageClassifier,
 )
 from tests.model.helpers import assert_same_parameters, golden_cases, golden_parameters
-from tests.model.text.classifier.helpers import trainer
+from tests.model.trainers import trainer
 from tests.model.vision.helpers import DictData
 from tests.model.vision.image_classifier.helpers import FOURIER, KINDS, MNIST, SOURCES, H, W, images, img_config
 

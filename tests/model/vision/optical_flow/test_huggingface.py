@@ -36,7 +36,7 @@ from tests.model.helpers import (
     golden_parameters,
     gradients,
 )
-from tests.model.text.classifier.helpers import trainer
+from tests.model.trainers import trainer
 from tests.model.vision.optical_flow.helpers import HUB, H, W, flow_config, flow_model, frames
 
 CLOSE = {"atol": 3e-5, "rtol": 1e-5}  # outputs are of size 10 before they are scaled

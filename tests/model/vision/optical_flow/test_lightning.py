@@ -19,7 +19,7 @@ from perceiver.model.vision.optical_flow import (
 )
 from perceiver.model.vision.optical_flow.backend import flow_loss, outlier_rate
 from tests.model.helpers import assert_close, assert_same_parameters, golden_parameters, gradients
-from tests.model.text.classifier.helpers import trainer
+from tests.model.trainers import trainer
 from tests.model.vision.helpers import DictData
 from tests.model.vision.optical_flow.helpers import HUB, H, W, flow_config, frames
 
