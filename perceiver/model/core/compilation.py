@@ -71,7 +71,8 @@ def mark_dynamic(caches: Iterable[object], masks: Iterable[Tensor | None]) -> No
         for buffer in (cache.keys, cache.values):
             if not hasattr(buffer, "_dynamo_weak_dynamic_indices"):
                 torch._dynamo.maybe_mark_dynamic(buffer, 2)
-                torch._dynamo.mark_static_address(buffer)  # CUDA graphs write to it
+                # CUDA graphs write to it. The guard, which torch 2.8 has by default, is a new graph for each cache
+                torch._dynamo.mark_static_address(buffer, guard=False)
     for mask in masks:
         torch._dynamo.maybe_mark_dynamic(mask, 3)
 
