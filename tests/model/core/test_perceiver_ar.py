@@ -514,7 +514,7 @@ def test_bad_input() -> None:
         model(x, 1, None, cache)
     with pytest.raises(ValueError, match=r"pad_mask is torch.bool \(2, 1\), expected torch.bool \(2, 10\)"):
         model(x[:, :1], 0, torch.zeros(2, 1, dtype=torch.bool), cache)
-    assert [layer.num_seen for layer in cache] == [9, 6, 6, 6]  # a refused call leaves the cache as it was
+    assert [layer.num_seen for layer in cache] == [9, 6, 6]  # a refused call leaves the cache as it was
 
 
 @pytest.mark.parametrize(
@@ -528,8 +528,8 @@ def test_bad_input() -> None:
             "num_self_attention_layers=0 of .* must be an integer, at least 1",
         ),
         (
-            {"num_self_attention_rotary_layers": 4},
-            "num_self_attention_rotary_layers=4 must be at most .*layers=3, or -1",
+            {"num_self_attention_rotary_layers": 3},
+            "num_self_attention_rotary_layers=3 must be at most .*layers=2, or -1",
         ),
         ({"num_self_attention_rotary_layers": -2}, "num_self_attention_rotary_layers=-2 .* at least -1"),
         ({"cross_attention_dropout": 1.0}, r"cross_attention_dropout=1.0 .* must be a number in \[0, 1\)"),
@@ -759,7 +759,7 @@ def test_exports(masked: bool) -> None:
 
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "num_heads": (1, {}),
-    "num_self_attention_layers": (2, {}),
+    "num_self_attention_layers": (3, {}),
     "num_self_attention_rotary_layers": (-1, {}),
     "self_attention_widening_factor": (2, {}),
     "cross_attention_widening_factor": (2, {}),

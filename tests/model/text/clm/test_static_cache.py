@@ -38,7 +38,7 @@ def hf_model(config: clm.CausalLanguageModelConfig | None = None) -> Any:  # not
 
 def generate(model: Any, x: Tensor, **kwargs: Any) -> Any:
     torch.manual_seed(0)
-    return model.generate(x, **{"do_sample": False, "max_new_tokens": 30, **kwargs})
+    return model.generate(x, **{"do_sample": False, "max_new_tokens": 24, **kwargs})
 
 
 def compiled_by(backend: str) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def test_continuing(length: int) -> None:
     expected = generate(model, x)
     first = generate(model, x, max_new_tokens=9, return_dict_in_generate=True, **STATIC)
     for cache in (copy.deepcopy(first.past_key_values), first.past_key_values):
-        assert torch.equal(generate(model, first.sequences, past_key_values=cache, max_new_tokens=21), expected)
-        assert cache.get_seq_length() == length + 29
+        assert torch.equal(generate(model, first.sequences, past_key_values=cache, max_new_tokens=15), expected)
+        assert cache.get_seq_length() == length + 23
 
 
 def test_continuing_with_more_new_tokens() -> None:
@@ -196,7 +196,7 @@ def test_what_has_no_static_form_runs_as_without(
     if given == "arguments":
         result = generate(model, x, **kwargs, **STATIC)
     else:
-        config = GenerationConfig(do_sample=False, max_new_tokens=30, **kwargs, **STATIC)
+        config = GenerationConfig(do_sample=False, max_new_tokens=24, **kwargs, **STATIC)
         result = model.generate(x, config)
         assert config.cache_implementation == "static"  # it is the user's
     assert torch.equal(result, expected)
