@@ -16,6 +16,7 @@ for name, value in {
     "TOKENIZERS_PARALLELISM": "false",  # forked data loader workers would warn
 }.items():
     os.environ.setdefault(name, value)
+gc.disable()  # until all is imported
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # subprocesses that a test starts obey it too
 
@@ -53,6 +54,7 @@ def pytest_collectstart() -> None:
 def pytest_collection_finish() -> None:
     """What was imported stays until the end. Looking through it for garbage, as trainers do, takes 0.2 s a time."""
     gc.freeze()
+    gc.enable()
 
 
 class SharedFixtures:

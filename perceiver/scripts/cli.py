@@ -110,6 +110,8 @@ class CLI(LightningCLI):
         self.links = links
         self.task_name = task_name
         self.given = given_flags(args, "model")
+        line = sys.argv[1:] if args is None else args
+        self.begin = line[0] if isinstance(line, list) and line else None
         chosen = [value for name, value in given_pairs(args) if name in ("optimizer", "optimizer.class_path", "config")]
         if not all(hasattr(torch.optim, str(name)) for name in chosen):
             import_module("pytorch_optimizer")  # makes its classes known by name; it takes seconds
@@ -135,11 +137,14 @@ class CLI(LightningCLI):
                 run=run,
             )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's without predict: what a task predicts is asked for through its Hugging Face model."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's depends on nothing
+        """Lightning's without predict: what a task predicts is asked for through its Hugging Face model.
+
+        Of a command line that begins with one, that one alone: it takes as long to make a parser as to use it.
+        """
         commands = LightningCLI.subcommands()
-        return {name: commands[name] for name in ("fit", "validate", "test")}
+        names = ("fit", "validate", "test")
+        return {name: commands[name] for name in ((self.begin,) if self.begin in names else names)}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds optimizer, schedule and `last.ckpt`, the links from data to model, and the defaults."""
