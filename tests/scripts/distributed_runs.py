@@ -49,7 +49,7 @@ def mlm_batches(num_examples: int, unequal: bool = False) -> TensorDataset:
 
 class LitMLM(mlm.LitMaskedLanguageModel):
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2, eps=1e-3)
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, eps=1e-3, foreach=True)
 
 
 def clm_config(**kwargs: Any) -> clm.CausalLanguageModelConfig:
