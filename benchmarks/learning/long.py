@@ -5,7 +5,7 @@
 The texts are the help topics and modules that come with Python; of every ten the last is for the test, which scores
 the last 512 bytes of windows of 8,192. A step has one window of this length; `decoder-1024` gets it cut into shorter
 ones, `decoder-1024-last` the last of these alone. All else is as in benchmarks/learning/run.py, but for a warm-up of 10
-steps, since a decoder makes few. Runs that the file has are not repeated. In the end all of them are printed as a table.
+steps, since a decoder makes few. Runs that the file has are not repeated, and all of them are printed as a table.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ All attention models of a table have four layers of attention and MLP of the sam
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
 Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-token-shift, perceiver-ar-blocks and
-decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift, decoder-1024 and decoder-1024-last. Those of
-`Classification` are in benchmarks/learning/classifiers.py, and what has no steps in benchmarks/learning/counters.py.
+decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift, decoder-1024 and decoder-1024-last. Those
+of `Classification` are in benchmarks/learning/classifiers.py, what has no steps in benchmarks/learning/counters.py.
 """
 
 from __future__ import annotations
