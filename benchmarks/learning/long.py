@@ -1,6 +1,6 @@
 """Bytes of text with a long context: Perceiver AR, with a loss of one block of latents or of all, and a decoder.
 
-    python -m benchmarks.learning.long --minutes 3 --seeds 1
+    python -m benchmarks.learning.long --minutes 0.5 1 2
 
 The texts are the help topics and modules that come with Python; of every ten the last is for the test, which scores
 the last 512 bytes of windows of 8,192. A step has one window of this length; `decoder-1024` gets it cut into shorter
@@ -91,19 +91,21 @@ def rows(results: Iterable[dict[str, Any]]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=(*MODELS, "ngram"), default=MODELS)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0], help="CPU time, ascending")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="CPU times to record")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
+    if not all(value > 0 for value in (*arguments.minutes, arguments.seeds, arguments.lr)):
+        parser.error("--minutes, --seeds and --lr must be positive")
     torch.set_num_threads(1)
     task = python_text(corpora.python_texts())
     done = [run.run_key(result) for result in run.resume(arguments.results)]
-    for seed in arguments.seeds:
+    for seed in range(arguments.seeds):
         runs = []
         for name in [name for name in arguments.model if name in MODELS]:
             key = {"task": "python", "model": name, "seed": seed, "lr": arguments.lr}
-            minutes = [value for value in arguments.minutes if key | {"minutes": value} not in done]
+            minutes = [value for value in sorted(arguments.minutes) if key | {"minutes": value} not in done]
             runs.append(training(task, key, minutes, arguments.results))
         run.in_turns(runs)
     key = {"task": "python", "model": "ngram", "seed": 0, "minutes": 0.0, "lr": 0.0}

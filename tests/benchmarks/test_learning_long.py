@@ -48,6 +48,13 @@ def test_the_short_decoder_has_the_loss_of_its_windows_and_the_last_context() ->
     torch.testing.assert_close(model.logits(x), plain.logits(x[:, 16:]))
 
 
+@pytest.mark.parametrize("flag", ["--seeds=0", "--minutes=-1", "--lr=nan"])
+def test_what_must_be_positive(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        long.main([flag])
+    assert "--minutes, --seeds and --lr must be positive" in capsys.readouterr().err
+
+
 def test_what_was_learnt_is_recorded_after_each_time_and_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +65,7 @@ def test_what_was_learnt_is_recorded_after_each_time_and_once(
     for name, is_cut in (("decoder-1024", True), ("decoder-1024-last", False)):
         monkeypatch.setitem(LEARNERS, name, partial(ShortDecoder, seq_len=16, is_cut=is_cut))
     threads, file = torch.get_num_threads(), tmp_path / "long.jsonl"
-    long.main(["--minutes", "0.05", "0.1", "--model", *long.MODELS, "ngram", f"--results={file}"])
+    long.main(["--minutes", "0.1", "0.05", "--model", *long.MODELS, "ngram", f"--results={file}"])
     runs = run.read(file)
     assert sorted((r["model"], r["minutes"]) for r in runs) == sorted(
         [("ngram", 0.0), *((name, minutes) for name in long.MODELS for minutes in (0.05, 0.1))]
