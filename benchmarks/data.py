@@ -29,7 +29,8 @@ from timing import alternate, machine
 from transformers import PerceiverTokenizer
 
 from perceiver.data.text import C4DataModule, LocalTextDataModule, Task
-from perceiver.data.text.files import find_files, read_columns
+from perceiver.data.text.files import find_files
+from perceiver.data.text.rows import read_columns
 from perceiver.processing.tokenization import encode, word_ids
 
 MAX_SEQ_LEN = 2048

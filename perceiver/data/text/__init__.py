@@ -7,7 +7,7 @@ common.py        Task, TextDataModule: chunks, masked or with their next tokens,
                  PydocTextDataModule (pydoc.py), LocalTextDataModule (local.py): what text, its leaves
 words.py         WordLabelsDataModule: words with a label each, of the hub or of files
 c4.py            C4DataModule, over streaming.py: batches of a stream, resumed exactly
-files.py         local and remote files of lines, JSON, CSV, Parquet, CoNLL as Arrow batches, and as a source
+files.py         local and remote files as a source; rows.py: lines, JSON, CSV, Parquet and CoNLL as Arrow batches
 encoders.py      what preprocessing does to a batch of documents
 corpus.py        tokenised text on disk, and its views as examples
 collator.py      whole-word and token masking, padding

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from perceiver.data.checks import check_least
 from perceiver.data.text.common import TextDataModule
-from perceiver.data.text.files import UNREADABLE, file_system, find_files, line_array, stamp
+from perceiver.data.text.files import find_files, stamp
+from perceiver.data.text.rows import UNREADABLE, file_system, line_array
 
 MAX_BYTES = 1_073_741_824
 BLOCK_BYTES = 1 << 20

@@ -5,7 +5,8 @@ from typing import Any
 from perceiver.data.checks import check_least
 from perceiver.data.text.common import Task, TextDataModule
 from perceiver.data.text.encoders import LABEL, TEXT
-from perceiver.data.text.files import MAX_LINE_BYTES, FileSplits, file_source
+from perceiver.data.text.files import FileSplits, file_source
+from perceiver.data.text.rows import MAX_LINE_BYTES
 
 
 class LocalTextDataModule(TextDataModule):

@@ -22,7 +22,8 @@ from perceiver.data.text.collator import DefaultCollator
 from perceiver.data.text.common import count_tokens, load_tokenizer, make_preprocessor
 from perceiver.data.text.corpus import LabelledWords, write_corpus
 from perceiver.data.text.encoders import TAGS, TOKENS, WordEncoder
-from perceiver.data.text.files import MAX_LINE_BYTES, FileSplits, file_source
+from perceiver.data.text.files import FileSplits, file_source
+from perceiver.data.text.rows import MAX_LINE_BYTES
 from perceiver.processing.text import PaddingSide, check_text_arguments
 from perceiver.processing.tokenization import special_ids, tokenizer_fingerprint
 

@@ -17,10 +17,11 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from perceiver.data.text import files
+from perceiver.data.text import rows as rows_module
 from perceiver.data.text.common import Task
-from perceiver.data.text.files import blocks, find_files, line_array, read_columns, suffix
+from perceiver.data.text.files import find_files
 from perceiver.data.text.local import LocalTextDataModule
+from perceiver.data.text.rows import blocks, line_array, read_columns, suffix
 from tests.archives import encrypt
 
 ROWS = [("good film, häßlich", "pos"), ('bad,\n"film"', "neg"), ("2020-01-01", "neg"), ("☕", "pos")] * 10
@@ -257,7 +258,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path, monkeypatch, name, content, bloc
     encoded = (content + "\n").encode("utf-8-sig")
     (tmp_path / name).write_bytes(gzip.compress(encoded, mtime=0) if name.endswith(".gz") else encoded)
     if suffix(name) != ".csv":
-        monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(rows_module, "BLOCK_BYTES", block_bytes)
     (found,) = read_columns([str(tmp_path / name)], {"text": "text"}, tmp_path, "train")["text"][:]
     assert found.rstrip("\n") == "one"
 
@@ -333,13 +334,13 @@ def test_blocks_are_whole_lines_whatever_their_size(texts, size):
     """Equal to Python's lines of a text file."""
     content = "".join(texts).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "BLOCK_BYTES", size)
+        patch.setattr(rows_module, "BLOCK_BYTES", size)
         found = [line.as_py() for block in blocks(io.BytesIO(content)) for line in line_array(block)]
     assert found == list(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
 
 
 def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1 << 16)
     path = tmp_path / "a.txt"
     path.write_bytes(b"a line of text\n" * 500_000)  # 7.5 MB
     tracemalloc.start()
