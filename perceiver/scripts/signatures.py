@@ -2,7 +2,7 @@
 
 The command line checks its flags and prints its help with them before torch and Lightning are imported, which takes
 seconds. What the source does not show plainly is reported as open: the parser, which imports everything, then decides.
-`tests/scripts/test_flags.py` compares the two for every class that a command line knows by name.
+`tests/scripts/test_signatures.py` compares the two for every class that a command line knows by name.
 """
 
 from __future__ import annotations

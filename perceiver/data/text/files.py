@@ -1,4 +1,4 @@
-"""Files of splits, local and remote: which there are, when they changed, and a source of what `rows.py` reads in them."""
+"""Files of splits, local and remote: which there are, when they changed, and a source of what `rows.py` reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
