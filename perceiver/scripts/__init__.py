@@ -2,8 +2,8 @@
 
 main.py           the console command; starts without importing torch
 convert.py, preproc.py, env.py    its commands that train nothing
-start.py          the entry of the training scripts, before torch is imported: help.py, flags.py and signatures.py read
-                  flags from the source, former.py has those of 0.11
+start.py          the entry of the training scripts, before torch is imported: help.py and mistakes.py, by flags.py and
+                  signatures.py, which read flags from the source; former.py has those of 0.11
 cli.py            the training scripts: LightningCLI with our optimizers, schedules and trainer defaults (trainer.yaml)
 sources.py        flags that a checkpoint decides
 callbacks.py      `last.ckpt`, signals, the validation at the end

@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from perceiver.scripts import former, help as help_texts
-from perceiver.scripts.flags import COMMANDS, CommandLine, usage_error
+from perceiver.scripts.flags import COMMANDS, CommandLine
+from perceiver.scripts.mistakes import usage_error
 from perceiver.tasks import TASKS
 
 

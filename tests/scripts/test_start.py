@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from perceiver.scripts import help as help_texts
-from perceiver.scripts.flags import CommandLine, usage_error
+from perceiver.scripts.flags import CommandLine
+from perceiver.scripts.mistakes import usage_error
 from perceiver.scripts.parsing import condensed
 from perceiver.scripts.start import train
 from perceiver.tasks import TASKS
