@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     PerceiverConfig,
     PerceiverImageProcessorPil,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -58,7 +58,8 @@ def export_transformers(save_dir: str | Path, source: str | Path, **kwargs: Any)
     Raises:
         ValueError: if transformers has no such model, or can't express its configuration. The message says which.
     """
-    model_type = AutoConfig.from_pretrained(source).model_type
+    values, _ = PreTrainedConfig.get_config_dict(source)  # AutoConfig knows tasks that are imported, no other
+    model_type = values.get("model_type")
     if model_type not in _MODELS:
         raise ValueError(f"{source} is a {model_type!r} model, transformers has only {', '.join(_MODELS)}")
     model = _MODELS[model_type].from_pretrained(source).eval()
