@@ -186,12 +186,12 @@ def test_the_wrong_task(
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("content", ["- a list\n", "data: X\n", "data:\n  init_args: 3\n", "[", "\udc80"])
-def test_beside_a_checkpoint_may_be_any_file(content: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (runs / "clm" / "config.yaml").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(SystemExit):
-        main(["convert", "checkpoint", "--task", "clm", "clm/checkpoints/last.ckpt", "out"])
-    assert "--task clm needs --tokenizer" in capsys.readouterr().err
+def test_beside_a_checkpoint_may_be_any_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ("- a list\n", "data: X\n", "data:\n  init_args: 3\n", "[", "\udc80"):
+        (runs / "clm" / "config.yaml").write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(SystemExit):
+            main(["convert", "checkpoint", "--task", "clm", "clm/checkpoints/last.ckpt", "out"])
+        assert "--task clm needs --tokenizer" in capsys.readouterr().err
 
 
 def test_conversion_finds_what_the_run_left(runs: Path) -> None:
