@@ -171,6 +171,8 @@ def parser() -> argparse.ArgumentParser:
 def main(args: Sequence[str]) -> int:
     """Runs the command line `args` until it is interrupted, and returns the exit code."""
     arguments = parser().parse_args(args)
+    if arguments.max_megabytes < 1:
+        parser().error(f"--max-megabytes={arguments.max_megabytes} must be at least 1")
     try:
         ipaddress.ip_address(arguments.host)
         playgrounds = [open_playground(folder) for folder in arguments.folders]
@@ -179,7 +181,8 @@ def main(args: Sequence[str]) -> int:
         print(f"perceiver: error: {error}", file=sys.stderr)
         return 1
     with server:
-        print(f"{len(playgrounds)} models at {server.url}, stop with Ctrl+C", flush=True)
+        models = "1 model" if len(playgrounds) == 1 else f"{len(playgrounds)} models"
+        print(f"{models} at {server.url}, stop with Ctrl+C", flush=True)
         if not server.is_local:
             print("anyone who reaches this address can use it: there is no password", file=sys.stderr, flush=True)
         try:

@@ -326,3 +326,6 @@ def test_command_line_errors(tmp_path: Path, folders: dict[str, str], capsys: py
     with pytest.raises(SystemExit):
         command.main(["app", "--help"])
     assert "--max-megabytes" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["folder", "--max-megabytes=0"])
+    assert stop.value.code == 2 and "--max-megabytes=0 must be at least 1" in capsys.readouterr().err
