@@ -53,14 +53,16 @@ class FileSplits:
         max_line_bytes: see `read_columns`.
     """
 
-    patterns: Mapping[str, Sequence[str] | str | None]
+    patterns: Mapping[str, Sequence[str | Path] | str | Path | None]
     columns: Mapping[str, str]
     max_line_bytes: int = MAX_LINE_BYTES
 
     def files(self) -> dict[str, list[str]]:
         """Raises:
-        ValueError: see `find_files`; also if a file is for training and for something else.
+        ValueError: see `find_files`; also if there are none for training, or a file is for something else, too.
         """
+        if self.patterns["train"] is None:
+            raise ValueError("train_files=None must name files, folders or patterns: text to train on")
         splits = {split: find_files(pattern) for split, pattern in self.patterns.items() if pattern is not None}
         train = set(map(resolved, splits["train"]))
         for split in splits.keys() - {"train"}:
@@ -102,7 +104,7 @@ def file_source(files: FileSplits, valid_fraction: float, *, scattered: bool) ->
     return files if files.patterns["valid"] is not None else SplitOff(files, None, valid_fraction, scattered)
 
 
-def find_files(patterns: Sequence[str] | str) -> list[str]:
+def find_files(patterns: Sequence[str | Path] | str | Path) -> list[str]:
     """Resolves files, folders and glob patterns to readable files, in the order given, each pattern sorted.
 
     A file that is found more than once is in the result once, where it was found first.
@@ -111,7 +113,7 @@ def find_files(patterns: Sequence[str] | str) -> list[str]:
         ValueError: if a pattern matches nothing or a file cannot be read.
     """
     files: dict[str, str] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in map(str, [patterns] if isinstance(patterns, str | Path) else patterns):
         try:
             found = _found(pattern)
         except (*UNREADABLE, ImportError) as error:

@@ -59,7 +59,7 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
     Raises:
         FileNotFoundError: if `source` does not exist.
         ValueError: if `source` can't be read, contains classes other than published configurations, or is not a
-            checkpoint of this library.
+            checkpoint of this library, or if it has no such part.
     """
     text = str(source)
     if not text:
@@ -80,6 +80,8 @@ def read_checkpoint(source: str | Path, part: str = "") -> Checkpoint:
         for name, value in checkpoint.state_dict.items()
         if name.startswith(part) and not name.endswith(COMPUTED_BUFFERS)
     }
+    if part and not state_dict:
+        raise ValueError(f"{source} has no parameters whose names begin with {part!r}")
     return Checkpoint(without_params(checkpoint.hyper_parameters), state_dict, checkpoint.lit_class)
 
 

@@ -74,6 +74,8 @@ def _check_contrastive_search(config: GenerationConfig, cache: PerceiverARCache 
         raise ValueError("contrastive search can't continue from a filled cache: it needs all hidden states")
     if config.stop_strings is not None:
         raise ValueError("stop_strings are not supported by contrastive search")
+    if config.penalty_alpha > 1.0:
+        raise ValueError(f"penalty_alpha={config.penalty_alpha} of contrastive search must be in (0, 1]")
     if config.top_k is not None and config.top_k > vocab_size:
         raise ValueError(f"top_k={config.top_k} of contrastive search exceeds the vocabulary of {vocab_size} tokens")
 

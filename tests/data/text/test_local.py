@@ -34,12 +34,17 @@ def corpus(tmp_path, byte_tokenizer_dir):
 
 def test_find_files(texts):
     a, b, c, d = (str(texts / name) for name in ("a.txt", "b.txt", "sub/c.txt", "d.md"))
-    assert find_files(str(texts)) == [a, b, c]
+    assert find_files(str(texts)) == find_files(texts) == find_files([texts]) == [a, b, c]
     assert find_files([str(texts / "*.txt"), d]) == [a, b, d]
     assert find_files(str(texts / "**" / "c*")) == [c]
     for nothing in ("missing.txt", "*.csv"):
         with pytest.raises(ValueError, match="is no file, no folder with"):
             find_files(str(texts / nothing))
+
+
+def test_text_to_train_on_is_needed():
+    with pytest.raises(ValueError, match="train_files=None must name files"):
+        LocalTextDataModule(train_files=None, tokenizer="bytes", max_seq_len=8).prepare_data()
 
 
 def test_text_is_kept_and_split_by_lines(texts, corpus):

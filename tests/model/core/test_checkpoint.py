@@ -81,6 +81,8 @@ def test_parts_are_returned_without_their_prefix() -> None:
     expected = {n.removeprefix("0."): v for n, v in golden_parameters("mlm_tied").items() if n.startswith("0.")}
     for source in (TIED / "lit.ckpt", HUB):
         assert_same_parameters(read_checkpoint(source, part="0.").state_dict, expected)
+    with pytest.raises(ValueError, match=r"lit.ckpt has no parameters whose names begin with 'encoder\.'"):
+        read_checkpoint(TIED / "lit.ckpt", part="encoder.")
 
 
 def test_computed_buffers_and_other_modules_are_left_out(tmp_path: Path) -> None:

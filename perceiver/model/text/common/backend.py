@@ -163,6 +163,8 @@ def labelled_positions(labels: Tensor, x: Tensor, num_positions: int | None = No
     labelled = labels != -100
     if num_positions is None:
         num_positions = max_num_labels(labels)
+    if num_positions < 1:
+        raise ValueError(f"num_positions={num_positions} must be at least 1")
     positions = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :num_positions]
     return positions, labels.gather(1, positions)
 

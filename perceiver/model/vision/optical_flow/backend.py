@@ -56,6 +56,11 @@ class OpticalFlowDecoderConfig(DecoderConfig):
     image_shape: tuple[int, int] = (368, 496)
     rescale_factor: float = 100.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rescale_factor:
+            raise ValueError("rescale_factor=0 must be positive: outputs are divided by it")
+
 
 @dataclass
 class OpticalFlowConfig(PerceiverIOConfig):

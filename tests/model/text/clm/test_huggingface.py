@@ -897,6 +897,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         "reset_latents=True is not supported by contrastive_search",
     ),
     "contrastive without cache": ({**CONTRASTIVE, "use_cache": False}, "contrastive search needs use_cache=True"),
+    "contrastive, no mixture": ({"penalty_alpha": 1.5, "top_k": 3}, r"penalty_alpha=1.5 .* must be in \(0, 1\]"),
     "contrastive, many candidates": ({"penalty_alpha": 0.6, "top_k": 38}, r"top_k=38 .*37"),
     "assisted without cache": ({"prompt_lookup_num_tokens": 2, "use_cache": False}, "requires `use_cache=True`"),
     "unknown": ({"foo": 1}, "foo"),

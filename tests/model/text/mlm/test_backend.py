@@ -301,6 +301,8 @@ def test_labelled_positions_by_hand() -> None:
     positions, chosen = labelled_positions(labels, torch.zeros(2, 4))
     assert positions[0].tolist() == [1, 3] and positions[1, 0] == 2
     assert chosen.tolist() == [[7, 5], [3, -100]]
+    with pytest.raises(ValueError, match="num_positions=0 must be at least 1"):
+        labelled_positions(labels, torch.zeros(2, 4), 0)
 
 
 @pytest.mark.parametrize("offloading", [False, True])

@@ -384,6 +384,7 @@ def test_image_shape_has_an_effect() -> None:
         ({"num_patch_input_channels": 0}, {}, "num_patch_input_channels=0 .* at least 1"),
         ({"num_patch_hidden_channels": 0}, {}, "num_patch_hidden_channels=0 .* at least 1"),
         ({"num_frequency_bands": 0}, {}, "num_frequency_bands=0 .* at least 1"),
+        ({}, {"rescale_factor": 0}, "rescale_factor=0 must be positive"),
         ({"num_cross_attention_heads": 2}, {}, "num_qk_channels=19 must be a positive multiple of num_heads=2"),
     ],
 )
