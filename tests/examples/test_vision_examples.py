@@ -116,10 +116,11 @@ def test_digits_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "digits.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("right", [0, 1, 30])
-def test_digits_are_drawn_whatever_was_predicted(tmp_path: Path, right: int) -> None:
+@pytest.mark.parametrize("right, wrong", [(0, 1), (1, 0), (30, 30)])
+def test_digits_are_drawn_whatever_was_predicted(tmp_path: Path, right: int, wrong: int) -> None:
     image = PIL.Image.new("L", (8, 8))
-    predictions = [digits.Prediction(image, "a", "a", 0.9)] * right + [digits.Prediction(image, "a", "b", 0.7)] * 30
+    predictions = [digits.Prediction(image, "a", "a", 0.9)] * right
+    predictions += [digits.Prediction(image, "a", "b", 0.7)] * wrong
     digits.draw(predictions, ["a", "b"], tmp_path / "digits.png")
     assert (tmp_path / "digits.png").stat().st_size > 0
 
