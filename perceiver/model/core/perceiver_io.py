@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 def init_parameters(module: nn.Module, init_scale: float) -> None:
     """Sets weights and queries to normal(0, init_scale), biases to 0, norms to those that change nothing."""
+    if all(parameter.is_meta for parameter in module.parameters()):
+        return  # there is nothing to set, as in `from_pretrained`, and torch takes a millisecond for each
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding | nn.Conv2d):
             nn.init.normal_(part.weight, std=init_scale)
