@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,19 +71,22 @@ def training(
     return {}
 
 
-def rows(results: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Lines of the table: a row for each model and time, in the order of the file."""
-    yield "| minutes | model | parameters | seeds | bits per byte | steps | tokens trained per second |"
-    yield "|---|---|---|---|---|---|---|"
-    models: dict[tuple[float, str], list[dict[str, Any]]] = {}
-    for result in results:
-        models.setdefault((result["minutes"], result["model"]), []).append(result)
-    for (minutes, name), runs in models.items():
-        steps, seconds, bits = zip(*(result["curve"][-1] for result in runs), strict=True)
-        rate = sum(steps) * runs[0]["tokens_per_step"] / sum(seconds)
+def rows(results: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table: a row for each model. Steps and tokens per second are those of the longest training."""
+    minutes = sorted({result["minutes"] for result in results} - {0.0})
+    yield f"| model | parameters | {' | '.join(f'{m:g} min' for m in minutes)} | steps | predicted tokens per second |"
+    yield "|---|---" + "|---" * len(minutes) + "|---|---|"
+    for name in (*MODELS, "ngram"):
+        runs = [result for result in results if result["model"] == name]
+        if not runs:
+            continue
+        bits = [[run["curve"][-1][2] for run in runs if run["minutes"] in (m, 0.0)] for m in minutes]  # 0: no training
+        last = [run["curve"][-1] for run in runs if run["minutes"] == max(run["minutes"] for run in runs)]
+        steps, seconds = (sum(column) for column in list(zip(*last, strict=True))[:2])
+        cells = [spread(of_seeds) if of_seeds else "" for of_seeds in bits]
         yield (
-            f"| {minutes:g} | {name} | {runs[0]['parameters']:,} | {len(runs)} | {spread(bits)} "
-            f"| {statistics.mean(steps):.0f} | {rate:,.0f} |"
+            f"| {name} | {runs[0]['parameters']:,} | {' | '.join(cells)} | {steps / len(last):.0f} "
+            f"| {steps * runs[0]['tokens_per_step'] / seconds:,.0f} |"
         )
 
 
