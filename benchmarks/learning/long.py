@@ -1,11 +1,13 @@
 """Bytes of text with a long context: Perceiver AR, with a loss of one block of latents or of all, and a decoder.
 
     python -m benchmarks.learning.long --minutes 0.5 1 2
+    python -m benchmarks.learning.long --steps 8192 32768
 
 The texts are the help topics and modules that come with Python; of every ten the last is for the test, which scores
 the last 512 bytes of windows of 8,192. A step has one window of this length; `decoder-1024` gets it cut into shorter
 ones, `decoder-1024-last` the last of these alone. All else is as in benchmarks/learning/run.py, but for a warm-up of 10
-steps, since a decoder makes few. Runs that the file has are not repeated, and all of them are printed as a table.
+steps, since a decoder makes few. Runs that the file has are not repeated, and all of them are printed as a table. The
+second command prints what a step costs.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from torch import nn
 
 from benchmarks.learning import corpora, run
+from benchmarks.learning.lengths import step_seconds
 from benchmarks.learning.report import spread
 from benchmarks.learning.run import Recipe
 from benchmarks.learning.tasks import NextTokens, stream
@@ -90,6 +93,20 @@ def rows(results: Sequence[dict[str, Any]]) -> Iterator[str]:
         )
 
 
+def step_rows(texts: Sequence[bytes], lengths: Sequence[int]) -> Iterator[str]:
+    """Lines of the table of what a training step costs in windows of these lengths: a step after one to warm up."""
+    names = ("perceiver-ar", "perceiver-ar-blocks", "decoder")
+    yield f"| window | {' | '.join(names)} |"
+    yield "|---|---|---|---|"
+    for length in lengths:
+        task = python_text(texts, seq_len=length)
+        cells = [
+            f"{seconds:.2f} s, {tokens_per_step(name, task) / seconds:,.0f}"
+            for name, seconds in step_seconds(task, names, repeats=1).items()
+        ]
+        yield f"| {length:,} | {' | '.join(cells)} |"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=(*MODELS, "ngram"), default=MODELS)
@@ -97,10 +114,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--steps", type=int, nargs="+", metavar="LENGTH", help="only measure steps with such windows")
     arguments = parser.parse_args(argv)
     if not all(value > 0 for value in (*arguments.minutes, arguments.seeds, arguments.lr)):
         parser.error("--minutes, --seeds and --lr must be positive")
     torch.set_num_threads(1)
+    if arguments.steps:
+        print("\n".join(step_rows(corpora.python_texts(), arguments.steps)))
+        return
     task = python_text(corpora.python_texts())
     done = [run.run_key(result) for result in run.resume(arguments.results)]
     for seed in range(arguments.seeds):

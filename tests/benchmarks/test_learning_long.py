@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.learning import corpora, long, run
+from benchmarks.learning import corpora, lengths, long, run
 from benchmarks.learning.models import LEARNERS, Decoder, ShortDecoder
 from benchmarks.learning.tasks import NextTokens
 
@@ -76,6 +76,14 @@ def test_what_was_learnt_is_recorded_after_each_time_and_once(tmp_path: Path, mo
     long.main(["--minutes", "0.05", "0.1", f"--results={file}"])
     assert file.read_text() == before
     torch.set_num_threads(threads)
+
+
+def test_what_steps_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 9, 9, 99, 99, 199, 200, 202, 202, 205, 205, 215])  # a step to warm up, then 2, 3 and 10 s
+    monkeypatch.setattr(lengths.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(long, "python_text", partial(long.python_text, num_latents=8))
+    *_, row = long.step_rows(TEXTS, [24])
+    assert row == "| 24 | 2.00 s, 4 | 3.00 s, 8 | 10.00 s, 2 |"
 
 
 def test_the_table_has_a_row_of_each_model() -> None:
