@@ -39,11 +39,9 @@ from benchmarks.learning import run
 from benchmarks.learning.classifiers import INIT_SCALE
 from benchmarks.learning.run import Recipe
 from benchmarks.learning.tasks import TASKS
-from perceiver.model.core.attention import MultiHeadAttention, attention
+from perceiver.model.core.attention import MultiHeadAttention
 from perceiver.model.core.layers import MLP, AttentionLayer, PrefixCrossAttention
-from perceiver.model.core.mask import AttentionMask
 from perceiver.model.core.perceiver_io import init_parameters
-from perceiver.model.core.position import RotaryPositionEmbedding
 
 RESULTS = Path(__file__).parent / "results" / "switches.jsonl"
 MODELS = {
@@ -111,30 +109,11 @@ def swiglu(model: nn.Module) -> None:
     swap(model, MLP, gated)
 
 
-class OneHeadOfKeys(MultiHeadAttention):
-    """Attention of all heads of queries to the same keys and values. Without a cache."""
-
-    def forward(
-        self,
-        x_q: Tensor,
-        x_kv: Tensor,
-        pad_mask: None,
-        rotary: RotaryPositionEmbedding,
-        cache: None,
-        mask: AttentionMask,
-    ) -> Tensor:
-        q = rotary.rotate(rearrange(self.q_proj(x_q), "b n (h k) -> b h n k", h=self.num_heads))
-        k, v = self.k_proj(x_kv)[:, None], self.v_proj(x_kv)[:, None]
-        k, v = (x.expand(-1, self.num_heads, -1, -1) for x in (rotary.rotate(k), v))
-        return self.o_proj(rearrange(attention(q, k, v, mask=mask), "b h n v -> b n (h v)"))
-
-
 def grouped_keys(model: nn.Module) -> None:
     readers = [part.attention for part in model.modules() if isinstance(part, PrefixCrossAttention)]
     if not readers:
         raise ValueError("no part of this model reads a prefix")
     for reader in readers:
-        reader.__class__ = OneHeadOfKeys  # the same parts, but for two that follow
         for name in ("k_proj", "v_proj"):
             projection = getattr(reader, name)
             setattr(reader, name, nn.Linear(projection.in_features, projection.out_features // reader.num_heads, False))

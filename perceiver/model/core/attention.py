@@ -20,7 +20,7 @@ from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -252,6 +252,9 @@ class AttentionOptions(TypedDict, total=False):
 class MultiHeadAttention(nn.Module):
     """Projections, attention in heads, output projection.
 
+    `k_proj` and `v_proj` may be replaced by layers that make fewer heads, a divisor of H: each serves several heads of
+    queries (arXiv 1911.02150, 2305.13245), and is in the cache once.
+
     Args:
         num_heads: Number of heads H. It divides query/key and value channels.
         num_q_input_channels: Channels of the query input.
@@ -328,11 +331,14 @@ class MultiHeadAttention(nn.Module):
         if isinstance(cache, SharedKeysValues) and cache.keys is not None and cache.values is not None:
             k, v = cache.keys, cache.values
         else:
-            k = rearrange(self.k_proj(x_kv), "b m (h k) -> b h m k", h=self.num_heads)
-            v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=self.num_heads)
+            k = rearrange(self.k_proj(x_kv), "b m (h k) -> b h m k", k=q.shape[-1])
+            v = rearrange(self.v_proj(x_kv), "b m (h v) -> b h m v", h=k.shape[1])
             k = k if rotary is None else rotary.rotate(k)
             if cache is not None:
                 k, v = cache.update(k, v)
+        if k.shape[1] < self.num_heads:
+            group = self.num_heads // k.shape[1]
+            k, v = (repeat(x, "b h m c -> b (h group) m c", group=group) for x in (k, v))
         if mask is None:
             padding = None if pad_mask is None else pad_mask[:, -k.shape[2] :]
             window = None if cache is None else cache.window

@@ -544,6 +544,33 @@ def test_dropout_acts_in_training_only(monkeypatch: pytest.MonkeyPatch, limit: i
     torch.testing.assert_close(samples.mean(0), expected[0], atol=2e-2, rtol=0)
 
 
+@pytest.mark.parametrize("num_key_heads", [1, 2, 3])
+def test_a_head_of_keys_for_several_heads_of_queries(num_key_heads: int) -> None:
+    """As if each had its own, with the same weights; the cache has it once."""
+    sizes = {"num_heads": 6, "num_q_input_channels": 12, "num_kv_input_channels": 12, "num_v_channels": 18}
+    mha, same = (MultiHeadAttention(**sizes, causal=True).eval() for _ in range(2))
+    mha.k_proj, mha.v_proj = nn.Linear(12, 2 * num_key_heads), nn.Linear(12, 3 * num_key_heads)
+    state = dict(mha.state_dict())
+    for name in ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"):
+        heads = state[name].unflatten(0, (num_key_heads, -1))
+        state[name] = heads.repeat_interleave(6 // num_key_heads, dim=0).flatten(0, 1)
+    same.load_state_dict(state)
+    x = torch.randn(B, 9, 12, requires_grad=True)
+    rotary = RotaryPositionEmbedding.from_angles(torch.randn(B, 9, 1))
+    result, expected = mha(x, x, rotary=rotary), same(x, x, rotary=rotary)
+    torch.testing.assert_close(result, expected)
+    weights = torch.randn_like(result)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (result, expected)]
+    torch.testing.assert_close(*gradients)
+
+    cache, pieces = KeyValueCache(window=9), []
+    for start, stop in pairwise((0, 4, 5, 9)):
+        now = RotaryPositionEmbedding(rotary.cos[:, :, :stop], rotary.sin[:, :, :stop])
+        pieces.append(mha(x[:, start:stop], x[:, start:stop], rotary=now, cache=cache))
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
+    assert cache.keys is not None and cache.keys.shape[1] == num_key_heads
+
+
 @pytest.mark.parametrize(
     "name, sizes", [("num_qk_channels", {"num_qk_channels": 7}), ("num_v_channels", {"num_v_channels": 7})]
 )
