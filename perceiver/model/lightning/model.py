@@ -161,9 +161,10 @@ class LitModel(pl.LightningModule):
                 f"the model has no tensor parallelism: set tensor_parallel_size=1 and data_parallel_size={mesh.size()} "
                 f"in ModelParallelStrategy, not {mesh['tensor_parallel'].size()} and {mesh['data_parallel'].size()}"
             )
-        for layer in [module for module in self.model.modules() if isinstance(module, AttentionLayer)]:
-            fully_shard(layer, mesh=mesh["data_parallel"])
-        fully_shard(self.model, mesh=mesh["data_parallel"])
+        for part in (*[module for module in self.model.modules() if isinstance(module, AttentionLayer)], self.model):
+            sharded = fully_shard(part, mesh=mesh["data_parallel"])
+            if mesh.device_type == "cpu":  # torch 2.8 would add gradients up: its gloo does not average (issue 162338)
+                sharded.set_force_sum_reduction_for_comms(True)
         # Logits are a view; torch warns of changing them in place, which nothing does.
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
 
