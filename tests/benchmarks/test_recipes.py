@@ -77,6 +77,10 @@ def test_grouped_keys_are_those_of_a_model_whose_heads_have_the_same() -> None:
         switches.grouped_keys(nn.Linear(2, 2))
 
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 is the first with Muon")
+
+
+@needs_muon
 def test_muon_takes_the_matrices_of_layers_and_adamw_all_else() -> None:
     model = changed("default")
     taken = [[id(p) for group in o.param_groups for p in group["params"]] for o in switches.muon(model, 0.01)]
@@ -93,6 +97,7 @@ def test_schedules() -> None:
     assert switches.wsd(25, 0.0) == switches.cosine(25, 0.0) == run.constant(25, 0.5) == 0.5
 
 
+@needs_muon
 def test_switches_run_in_turns_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(switches.TASKS, "recall", lambda: RECALL)
     file = tmp_path / "switches.jsonl"
