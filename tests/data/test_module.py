@@ -1,9 +1,7 @@
 """What holds for all data modules: their bases, the arguments of their loaders, and what there is without a cache."""
 
-import gc
 import importlib
 import inspect
-import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytorch_lightning as pl
 
 from perceiver.data.examples import Examples
 from perceiver.data.module import DataModule, former_argument
+from tests.garbage import keeps_its_caller
 
 PACKAGES = [importlib.import_module(f"perceiver.data.{domain}") for domain in ("text", "vision", "audio", "multimodal")]
 MODULES: dict[str, type[DataModule]] = {
@@ -69,17 +68,7 @@ class NumbersDataModule(DataModule):
 
 def test_what_a_caller_had_goes_when_it_returns() -> None:
     """Loaders with workers, for example, which take 10 s to end as garbage."""
-
-    def caller() -> weakref.ref[Any]:
-        kept = Numbers()
-        NumbersDataModule()
-        return weakref.ref(kept)
-
-    gc.disable()
-    try:
-        assert caller()() is None
-    finally:
-        gc.enable()
+    assert not keeps_its_caller(NumbersDataModule)
 
 
 def test_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -84,9 +85,10 @@ def test_missing_required_field_is_an_error_that_names_it() -> None:
 
 
 def test_what_a_config_is_not_made_from() -> None:
+    values: Any
     for values in (None, [1], "x"):
         with pytest.raises(ValueError, match="MaskedLanguageModelConfig is made from a dictionary, not from "):
-            MaskedLanguageModelConfig.from_dict(values)  # type: ignore[arg-type]
+            MaskedLanguageModelConfig.from_dict(values)
 
 
 def test_unknown_fields_are_an_error_that_names_them_and_the_known_ones() -> None:

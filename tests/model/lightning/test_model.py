@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from perceiver.model.core.config import Config
 from perceiver.model.lightning.model import LitModel
+from tests.garbage import keeps_its_caller
 from tests.model.helpers import assert_same_parameters
 from tests.model.trainers import trainer
 
@@ -53,17 +52,7 @@ class LitLine(LitModel):
 
 def test_what_a_caller_had_goes_when_it_returns() -> None:
     """The weights of a checkpoint that was read, for example."""
-
-    def caller() -> weakref.ref[Any]:
-        kept = torch.zeros(3)
-        LitLine.create(LineConfig(3))
-        return weakref.ref(kept)
-
-    gc.disable()
-    try:
-        assert caller()() is None
-    finally:
-        gc.enable()
+    assert not keeps_its_caller(lambda: LitLine.create(LineConfig(3)))
 
 
 def data() -> DataLoader[Any]:
