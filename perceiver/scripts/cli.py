@@ -31,7 +31,7 @@ from perceiver.scripts import former, report
 from perceiver.scripts.callbacks import FinalValidation, ImageProcessor, LastCheckpoint, Stopped, TrainingLength
 from perceiver.scripts.flags import pairs
 from perceiver.scripts.lrs import ConstantWithWarmupLR, CosineWithWarmupLR
-from perceiver.scripts.parsing import OneLineErrors
+from perceiver.scripts.parsing import OneLineErrors, condensed
 from perceiver.scripts.progress import Progress, Summary, quieten
 from perceiver.scripts.sources import from_checkpoint, given_flags, last_checkpoint, nested
 from perceiver.tasks import TASKS
@@ -222,7 +222,7 @@ class CLI(LightningCLI):
 
     def fail(self, error: Exception | str) -> NoReturn:
         """Says why a run can't begin, in one line, and ends."""
-        print(f"{self.parser.prog}: {error}", file=sys.stderr)
+        print(f"{self.parser.prog}: {condensed(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, str) else 1)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

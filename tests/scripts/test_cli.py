@@ -53,6 +53,13 @@ class LinearDataModule(LightningDataModule):
     val_dataloader = train_dataloader
 
 
+class PickyDataModule(LinearDataModule):
+    def __init__(self, num_channels: int = 5) -> None:
+        super().__init__(num_channels)
+        if num_channels < 1:
+            raise ValueError(f"num_channels={num_channels} must be at least 1")
+
+
 LINKS = {"data.num_channels": ["model.encoder.num_channels"]}
 DEFAULTS = {
     "lr_scheduler": {"class_path": "ConstantWithWarmupLR"},
@@ -218,6 +225,13 @@ def test_cosine_without_an_end_is_an_error(
         cli("fit", *flags, "--trainer.max_epochs=-1", "--trainer.logger=false", *QUIET)
     assert stop.value.code == 1
     assert "training without an end gives CosineWithWarmupLR no length" in capsys.readouterr().err
+
+
+def test_a_value_that_a_class_refuses_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--data=PickyDataModule", "--data.num_channels=0", "--trainer.logger=false", *QUIET)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": num_channels=0 must be at least 1")
 
 
 @pytest.mark.parametrize("steps", [4, 6])
