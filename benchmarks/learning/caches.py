@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=[name for name in TASKS if name.startswith(("copy", "recall", "passkey"))])
     parser.add_argument(
-        "--model", choices=["perceiver-ar", "perceiver-ar-token-shift"], default="perceiver-ar-token-shift"
+        "--model",
+        choices=["perceiver-ar", "perceiver-ar-token-shift", "perceiver-ar-token-shift-rotary"],
+        default="perceiver-ar-token-shift-rotary",
     )
     arguments = parse_training(parser, argv, seeds=1, minutes=2.0)
     torch.set_num_threads(1)

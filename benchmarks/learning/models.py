@@ -4,7 +4,8 @@ All attention models of a table have four layers of attention and MLP of the sam
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
 Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-token-shift, perceiver-ar-blocks and
-decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift, decoder-1024 and decoder-1024-last. Those
+decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift, decoder-1024 and decoder-1024-last. A name
+that ends in token-shift-rotary is of a model whose positions are rotary embeddings alone, without learned ones. Models
 of `Classification` are in benchmarks/learning/classifiers.py, what has no steps in benchmarks/learning/counters.py.
 """
 
@@ -38,6 +39,7 @@ from perceiver.model.core.modules import TokenInputAdapter
 from perceiver.model.core.perceiver_ar import AttentionInputs
 from perceiver.model.core.perceiver_io import init_parameters
 from perceiver.model.core.position import FrequencyPositionEncoding, RotaryPositionEmbedding, positions
+from perceiver.model.core.token_shift import TokenShiftInputAdapter, with_previous
 
 
 class RereadingModel(CausalSequenceModel):
@@ -110,15 +112,22 @@ class BlocksLearner(PerceiverARLearner):
 
 
 class Decoder(nn.Module):
-    """A decoder-only Transformer: every position attends to all before it, in every layer, and predicts."""
+    """A decoder-only Transformer: every position attends to all before it, in every layer, and predicts.
 
-    def __init__(self, task: NextTokens):
+    Its options are those of Perceiver AR, and do the same.
+    """
+
+    def __init__(self, task: NextTokens, token_shift: bool = False, abs_pos_emb: bool = True):
         super().__init__()
         self.num_scored = task.num_scored
-        self.embedding = TokenInputAdapter(
-            vocab_size=task.vocab_size, max_seq_len=task.seq_len, num_input_channels=CHANNELS
+        self.token_shift = token_shift
+        self.embedding = (TokenShiftInputAdapter if token_shift else TokenInputAdapter)(
+            vocab_size=task.vocab_size,
+            max_seq_len=task.seq_len,
+            num_input_channels=CHANNELS,
+            abs_pos_emb=abs_pos_emb,
         )
-        self.frequencies = FrequencyPositionEncoding(CHANNELS // HEADS // 2)
+        self.frequencies = FrequencyPositionEncoding(CHANNELS // HEADS // (2 if abs_pos_emb else 1))
         self.layers = nn.ModuleList(
             AttentionLayer(
                 SelfAttention(num_channels=CHANNELS, num_heads=HEADS, causal=True, qkv_bias=False, out_bias=False),
@@ -131,7 +140,7 @@ class Decoder(nn.Module):
 
     def all_logits(self, x: Tensor, num_last: int) -> Tensor:
         rotary = RotaryPositionEmbedding.from_angles(self.frequencies(positions(x.shape[1])))
-        x = self.embedding(x)
+        x = self.embedding(with_previous(x) if self.token_shift else x)
         for layer in self.layers:
             x = layer(x, rotary=rotary)
         return self.norm(x[:, -num_last:]) @ self.embedding.txt_embedding.weight.T
@@ -163,13 +172,16 @@ class ShortDecoder(Decoder):
         return super().logits(x[:, -self.seq_len :])
 
 
+TOKEN_SHIFT_ROTARY = {"token_shift": True, "abs_pos_emb": False}
 LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar": PerceiverARLearner,
     "perceiver-ar-2-reads": partial(PerceiverARLearner, model_class=RereadingModel),
     "perceiver-ar-token-shift": partial(PerceiverARLearner, token_shift=True),
+    "perceiver-ar-token-shift-rotary": partial(PerceiverARLearner, **TOKEN_SHIFT_ROTARY),
     "perceiver-ar-blocks": BlocksLearner,
     "perceiver-ar-blocks-token-shift": partial(BlocksLearner, token_shift=True),
     "decoder": Decoder,
+    "decoder-token-shift-rotary": partial(Decoder, **TOKEN_SHIFT_ROTARY),
     "decoder-1024": partial(ShortDecoder, seq_len=1024, is_cut=True),
     "decoder-1024-last": partial(ShortDecoder, seq_len=1024, is_cut=False),
     "perceiver-io": PerceiverIOLearner,
@@ -189,8 +201,10 @@ def models_of(task: Task) -> list[str]:
             "perceiver-ar",
             "perceiver-ar-2-reads",
             "perceiver-ar-token-shift",
+            "perceiver-ar-token-shift-rotary",
             "perceiver-ar-blocks",
             "decoder",
+            "decoder-token-shift-rotary",
             "ngram",
         ]
         return [name for name in names if has_blocks or name != "perceiver-ar-blocks"]
