@@ -44,68 +44,42 @@ def contrastive_search(
     """
     alpha, k = generation_config.penalty_alpha, generation_config.top_k
     assert alpha is not None and k is not None
-    batch_size = len(input_ids)
-    rows = torch.arange(batch_size, device=input_ids.device)
-    pad_token = generation_config._pad_token_tensor
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    unfinished = torch.ones_like(rows, dtype=torch.bool)
     has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-    unfinished = torch.ones(batch_size, dtype=torch.bool, device=input_ids.device)
-    model_kwargs["output_hidden_states"] = True
-    scores: tuple[Tensor, ...] = ()
-    raw_logits: tuple[Tensor, ...] = ()
-    hidden_states: tuple[tuple[Tensor, ...], ...] = ()
-
+    recorded = [name for name in ("scores", "logits", "hidden_states") if getattr(generation_config, f"output_{name}")]
+    record: dict[str, tuple[Any, ...]] = dict.fromkeys(recorded, ())  # an entry per step
     cache = model_kwargs["past_key_values"]  # empty
-    attention_mask = model_kwargs.get("attention_mask")
+    model_kwargs["output_hidden_states"] = True
     inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
-    logits = outputs.logits[:, -1]  # B V
-    states = outputs.hidden_states  # of the prompt, then of each token that is chosen
-    hidden = F.normalize(states[-1].float(), dim=-1)  # B N D
-    is_padding = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)  # B N
-    if attention_mask is not None:
-        is_padding = attention_mask[:, -hidden.shape[1] :] == 0
+    logits, states = outputs.logits[:, -1], outputs.hidden_states  # B V; of the prompt, then of the token chosen
+    context = _directions(states)  # B N D
     cache.batch_repeat_interleave(k)
 
-    while True:
+    while unfinished.any():
         processed = logits_processor(input_ids, logits.to(torch.float32, copy=True))  # type: ignore[arg-type]
-        if generation_config.output_scores:
-            scores += (processed,)
-        if generation_config.output_logits:
-            raw_logits += (logits,)
-        if generation_config.output_hidden_states:
-            hidden_states += (states,)
+        step = {"scores": processed, "logits": logits, "hidden_states": states}
+        record = {name: (*steps, step[name]) for name, steps in record.items()}
         probs, candidates = processed.softmax(dim=-1).topk(k, dim=-1)  # B k
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        mask = model_kwargs.get("attention_mask")
-        inputs = model.prepare_inputs_for_generation(
-            rearrange(candidates, "b k -> (b k) 1"),
-            next_sequence_length=1,
-            **{**model_kwargs, "attention_mask": None if mask is None else repeat(mask, "b n -> (b k) n", k=k)},
-        )
-        outputs = model(**inputs, return_dict=True)
-        candidate_hidden = F.normalize(outputs.hidden_states[-1].float(), dim=-1)
-        candidate_hidden = rearrange(candidate_hidden, "(b k) 1 d -> b k d", k=k)
-        similarity = candidate_hidden @ rearrange(hidden, "b n d -> b d n")  # B k N
-        similarity = similarity.masked_fill(rearrange(is_padding, "b n -> b 1 n"), -1.0).amax(dim=-1)
+        outputs = _try_candidates(model, candidates, model_kwargs)
+        similarity = _similarity(_directions(outputs.hidden_states), context, model_kwargs.get("attention_mask"))
         chosen = ((1.0 - alpha) * probs - alpha * similarity).argmax(dim=-1)  # B
 
-        next_tokens = candidates[rows, chosen]
-        if has_eos:
-            assert pad_token is not None
-            next_tokens = next_tokens.where(unfinished, pad_token)
         cache_rows = rows * k + chosen
         for layer in cache.layers:
             layer.select_last(cache_rows.repeat_interleave(k))
-        logits = outputs.logits[cache_rows, -1]
-        states = tuple(state[cache_rows] for state in outputs.hidden_states)
-        hidden = torch.cat([hidden, candidate_hidden[rows, chosen][:, None]], dim=1)
-        is_padding = torch.cat([is_padding, is_padding.new_zeros(batch_size, 1)], dim=1)
+        logits, states = outputs.logits[cache_rows, -1], tuple(state[cache_rows] for state in outputs.hidden_states)
+        context = torch.cat([context, _directions(states)], dim=1)
+        next_tokens = candidates[rows, chosen]
+        if has_eos:
+            assert generation_config._pad_token_tensor is not None
+            next_tokens = next_tokens.where(unfinished, generation_config._pad_token_tensor)
         input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=1)
         if streamer is not None:
             streamer.put(next_tokens.cpu())
-        unfinished = unfinished & ~stopping_criteria(input_ids, scores)
-        if not unfinished.any():
-            break
+        unfinished = unfinished & ~stopping_criteria(input_ids, record.get("scores", ()))
 
     if streamer is not None:
         streamer.end()
@@ -113,10 +87,32 @@ def contrastive_search(
     cache.crop(-1)  # like after any other search, the last token is not in it
     if not generation_config.return_dict_in_generate:
         return input_ids
-    return GenerateDecoderOnlyOutput(
-        sequences=input_ids,  # type: ignore[arg-type]
-        scores=scores if generation_config.output_scores else None,  # type: ignore[arg-type]
-        logits=raw_logits if generation_config.output_logits else None,  # type: ignore[arg-type]
-        hidden_states=hidden_states if generation_config.output_hidden_states else None,  # type: ignore[arg-type]
-        past_key_values=cache,
+    return GenerateDecoderOnlyOutput(sequences=input_ids, past_key_values=cache, **record)  # type: ignore[arg-type]
+
+
+def _try_candidates(model: Any, candidates: Tensor, model_kwargs: dict[str, Any]) -> Any:
+    """Outputs for candidates (B, k) of the next token, each an example of a batch of B * k."""
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None:
+        mask = repeat(mask, "b n -> (b k) n", k=candidates.shape[1])
+    inputs = model.prepare_inputs_for_generation(
+        rearrange(candidates, "b k -> (b k) 1"), next_sequence_length=1, **{**model_kwargs, "attention_mask": mask}
     )
+    return model(**inputs, return_dict=True)
+
+
+def _directions(hidden_states: tuple[Tensor, ...]) -> Tensor:
+    """The last hidden states, (B, N, D), of length 1."""
+    return F.normalize(hidden_states[-1].float(), dim=-1)
+
+
+def _similarity(candidates: Tensor, context: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The largest cosine similarity (B, k) of candidates (B * k, 1, D) to the context (B, N, D), padding excepted.
+
+    The mask (B, at least N + 1) ends with the candidates' column.
+    """
+    similarity = rearrange(candidates, "(b k) 1 d -> b k d", b=len(context)) @ rearrange(context, "b n d -> b d n")
+    if attention_mask is not None:
+        is_padding = attention_mask[:, -context.shape[1] - 1 : -1] == 0
+        similarity = similarity.masked_fill(rearrange(is_padding, "b n -> b 1 n"), -1.0)
+    return similarity.amax(dim=-1)
