@@ -13,7 +13,7 @@ from perceiver.app.playground import PLAYGROUNDS, open_playground
 from perceiver.app.server import AppServer
 from perceiver.model.audio import symbolic
 from perceiver.model.core.config import ClassificationDecoderConfig
-from perceiver.model.huggingface.model import text_tokenizer
+from perceiver.model.huggingface.saving import text_tokenizer
 from perceiver.model.text import classifier, clm, mlm, token_classifier
 from perceiver.model.vision import image_classifier, optical_flow
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor

@@ -31,6 +31,7 @@ from perceiver.model.core.loss import check_labels, token_cross_entropy
 from perceiver.model.huggingface.cache import PerceiverARCache
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.contrastive import contrastive_search
+from perceiver.model.huggingface.embeddings import tied_output
 from perceiver.model.huggingface.forward import model_forward, text_input
 from perceiver.model.huggingface.generation_checks import (
     NOT_STATIC,
@@ -39,7 +40,6 @@ from perceiver.model.huggingface.generation_checks import (
     check_request,
     checked_prompt,
 )
-from perceiver.model.huggingface.model import tied_output
 from perceiver.model.huggingface.perceiver_ar import PerceiverARModel, packed_labels, packed_lengths
 
 logger = logging.get_logger(__name__)

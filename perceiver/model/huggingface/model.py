@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 import transformers
-from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions, no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import logging
 
-from perceiver.model.core.adapter import TiedTokenOutputAdapter
 from perceiver.model.core.checkpoint import COMPUTED_BUFFERS, Checkpoint, load_parameters, read_checkpoint
 from perceiver.model.core.config import Config
 from perceiver.model.core.layers import AttentionLayer
-from perceiver.model.core.perceiver_io import PerceiverEncoder, PerceiverIO
 from perceiver.model.huggingface.config import PerceiverBackendConfig, config_class
-from perceiver.model.huggingface.saving import save_converted
-from perceiver.processing.text import load_tokenizer
+from perceiver.model.huggingface.embeddings import resize_token_embeddings
+from perceiver.model.huggingface.saving import save_converted, text_tokenizer
 from perceiver.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -226,7 +215,6 @@ class PerceiverBackendModel(PreTrainedModel):
         """What a Lightning checkpoint says about the Hugging Face config, besides the backend config."""
         return {}
 
-    @torch.no_grad()
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
@@ -243,35 +231,7 @@ class PerceiverBackendModel(PreTrainedModel):
         Raises:
             NotImplementedError: if the model has no tokens.
         """
-        embedding = self.get_input_embeddings()
-        if not isinstance(embedding, nn.Embedding):
-            raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
-        if pad_to_multiple_of is not None and not isinstance(pad_to_multiple_of, int):
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} must be an integer")
-        size = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
-        size = -(-size // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else size
-        if size < 1:
-            raise ValueError(f"new_num_tokens={new_num_tokens} must be at least 1")
-        if size == embedding.num_embeddings:
-            return embedding
-        self.config.vocab_size = size
-        config = self.backend_model.config
-        for part in (config, *(getattr(config, field.name) for field in fields(config))):
-            if hasattr(part, "vocab_size"):
-                part.vocab_size = size
-        with torch.device("meta" if mean_resizing else embedding.weight.device):
-            fresh = dict(self.backend(self.backend_class(config)).named_parameters())
-        for name, old in list(self.backend_model.named_parameters()):
-            if old.shape != fresh[name].shape:  # those with a row per token id
-                new = old.mean(dim=0).expand(fresh[name].shape).clone() if mean_resizing else fresh[name].to(old.dtype)
-                new[: len(old)] = old[: len(new)]
-                path, _, parameter = name.rpartition(".")
-                module = self.backend_model.get_submodule(path)
-                new = nn.Parameter(new, requires_grad=old.requires_grad)
-                new._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark, see below
-                setattr(module, parameter, new)
-                setattr(module, "num_embeddings" if isinstance(module, nn.Embedding) else "out_features", size)
-        return embedding
+        return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     def push_to_hub(  # type: ignore[override]  # one commit, of the model and its processor
         self, repo_id: str, *, processor: Any = None, metrics: Mapping[str, float] | None = None, **kwargs: Any
@@ -297,38 +257,6 @@ class PerceiverBackendModel(PreTrainedModel):
             parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark, for the guard
 
 
-class BackendEncoder(nn.Sequential):
-    """The encoder of a `PerceiverIO`, under the name that it has there."""
-
-    def __init__(self, model: Any):
-        super().__init__(model.encoder)
-        self.config = model.config
-
-    @property
-    def encoder(self) -> PerceiverEncoder:
-        return cast(PerceiverEncoder, self[0])
-
-    def init_parameters(self) -> None:
-        self.encoder.init_parameters()
-
-
-class PerceiverBody(PerceiverBackendModel):
-    """The encoder of a Perceiver IO model, what `AutoModel` gives: `last_hidden_state` are its latents (B, N, D)."""
-
-    _keys_to_ignore_on_load_unexpected = [
-        *(PerceiverBackendModel._keys_to_ignore_on_load_unexpected or ()),
-        r"^backend_model[.]1[.]",
-    ]
-
-    @classmethod
-    def backend(cls, model: nn.Module) -> nn.Module:
-        assert isinstance(model, PerceiverIO)
-        return BackendEncoder(model)
-
-    def output(self, latents: Tensor) -> BaseModelOutputWithCrossAttentions:
-        return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)
-
-
 def register_model(model_class: type[PerceiverBackendModel]) -> None:
     """Registers a model with the Auto class of its task, also for folders of related tasks, and its body."""
     auto_class = getattr(transformers, model_class.config_class.task.auto_class)
@@ -338,31 +266,3 @@ def register_model(model_class: type[PerceiverBackendModel]) -> None:
     for task in model_class.config_class.task.relatives():
         # `register` wants the model's own config
         auto_class._model_mapping.register(config_class(task), model_class, exist_ok=True)
-
-
-def tied_output(embedding: nn.Embedding, adapter: TiedTokenOutputAdapter) -> nn.Linear:
-    """A linear layer whose parameters are those of the tied output, the same tensors."""
-    linear = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
-    linear.weight = embedding.weight
-    linear.register_parameter("bias", adapter.bias)
-    return linear
-
-
-def text_tokenizer(source: str | Path, config: Any = None, **kwargs: Any) -> Any:
-    """A tokenizer as a converted model is saved with.
-
-    Args:
-        source: See `load_tokenizer`.
-        config: Config of an encoder, whose `vocab_size` and `max_seq_len` limit ids and texts. None: they do not.
-        kwargs: Arguments of the tokenizer, `padding_side` for example.
-    """
-    tokenizer = load_tokenizer(source, **kwargs)
-    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
-    if config is not None:
-        if len(tokenizer) > config.vocab_size:
-            raise ValueError(
-                f"tokenizer {source} has {len(tokenizer)} ids, the model's vocabulary only {config.vocab_size}"
-            )
-        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_seq_len)
-    return tokenizer

@@ -1,4 +1,4 @@
-"""Saving converted models, all files or none, and uploading them with a model card.
+"""Saving converted models and their tokenizers, all files or none, and uploading them with a model card.
 
 Folders have the published format: `config.json` with `model_type` and a nested `model_config`, parameters under the
 names `backend_model.*`. A folder is replaced as a whole, see `replaced`.
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.folder import replaced
+from perceiver.processing.text import load_tokenizer
 
 # All files in which transformers looks for weights, shards included, and the others that describe a model: those of an
 # old model might win over the new ones, or be read beside them.
@@ -28,6 +29,26 @@ _MODEL_FILES = [
         for pattern in (f"{name}.{suffix}", f"{name}.{suffix}.index.json", f"{name}-[0-9]*-of-[0-9]*.{suffix}")
     ),
 ]
+
+
+def text_tokenizer(source: str | Path, config: Any = None, **kwargs: Any) -> Any:
+    """A tokenizer as a converted model is saved with.
+
+    Args:
+        source: See `load_tokenizer`.
+        config: Config of an encoder, whose `vocab_size` and `max_seq_len` limit ids and texts. None: they do not.
+        kwargs: Arguments of the tokenizer, `padding_side` for example.
+    """
+    tokenizer = load_tokenizer(source, **kwargs)
+    # What forward takes, no token_type_ids. Only what is in init_kwargs is saved.
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
+    if config is not None:
+        if len(tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"tokenizer {source} has {len(tokenizer)} ids, the model's vocabulary only {config.vocab_size}"
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_seq_len)
+    return tokenizer
 
 
 def save_converted(model: PreTrainedModel, processor: Any, save_dir: str | Path, **kwargs: Any) -> None:

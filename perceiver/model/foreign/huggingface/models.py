@@ -23,7 +23,8 @@ from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.forward import pad_mask_of
 from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
-from perceiver.model.huggingface.model import PerceiverBackendModel, register_model, text_tokenizer
+from perceiver.model.huggingface.model import PerceiverBackendModel, register_model
+from perceiver.model.huggingface.saving import text_tokenizer
 from perceiver.tasks import FOREIGN
 
 LucidrainsPerceiverModelConfig = config_class(FOREIGN["lucidrains-perceiver"])

@@ -11,11 +11,12 @@ from transformers import PerceiverConfig, PerceiverForMultimodalAutoencoding
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import ModelOutput
 
+from perceiver.model.huggingface.body import PerceiverBody
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
 from perceiver.model.huggingface.forward import model_forward
-from perceiver.model.huggingface.model import PerceiverBody, register_model
+from perceiver.model.huggingface.model import register_model
 from perceiver.model.huggingface.official import OfficialWeights, encoder_fields
 from perceiver.model.multimodal.autoencoder.adapter import (
     MODALITIES,

@@ -12,8 +12,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter
 from perceiver.model.huggingface.generation import CausalSequenceGenerationModel
-from perceiver.model.huggingface.model import register_model, text_tokenizer
+from perceiver.model.huggingface.model import register_model
 from perceiver.model.huggingface.perceiver_ar import PerceiverARBody
+from perceiver.model.huggingface.saving import text_tokenizer
 from perceiver.model.text.clm.backend import CausalLanguageModel
 from perceiver.tasks import TASKS
 

@@ -13,9 +13,10 @@ from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from perceiver.model.core.adapter import is_readable
 from perceiver.model.core.config import PerceiverIOConfig
 from perceiver.model.core.loss import check_labels, token_cross_entropy
+from perceiver.model.huggingface.body import PerceiverBody
 from perceiver.model.huggingface.config import PerceiverBackendConfig
 from perceiver.model.huggingface.forward import model_forward, pad_mask_of, text_input
-from perceiver.model.huggingface.model import PerceiverBackendModel, PerceiverBody
+from perceiver.model.huggingface.model import PerceiverBackendModel
 from perceiver.model.huggingface.official import encoder_fields
 from perceiver.model.text.common.backend import PerPositionModel, TextEncoderConfig
 

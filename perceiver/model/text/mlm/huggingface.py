@@ -11,8 +11,9 @@ from transformers.models.perceiver.modeling_perceiver import PerceiverMaskedLMOu
 from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenOutputAdapter
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
+from perceiver.model.huggingface.embeddings import tied_output
 from perceiver.model.huggingface.forward import model_forward, text_input
-from perceiver.model.huggingface.model import register_model, tied_output
+from perceiver.model.huggingface.model import register_model
 from perceiver.model.huggingface.official import OfficialWeights
 from perceiver.model.text.common.huggingface import (
     OFFICIAL_INPUTS,

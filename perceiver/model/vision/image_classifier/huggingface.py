@@ -18,11 +18,12 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.models.perceiver.modeling_perceiver import PerceiverClassifierOutput
 
+from perceiver.model.huggingface.body import PerceiverBody
 from perceiver.model.huggingface.classification import PerceiverClassifier
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
 from perceiver.model.huggingface.forward import model_forward
-from perceiver.model.huggingface.model import PerceiverBody, register_model
+from perceiver.model.huggingface.model import register_model
 from perceiver.model.huggingface.official import (
     OFFICIAL_CLASSIFIER,
     OfficialWeights,

@@ -14,10 +14,11 @@ from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
+from perceiver.model.huggingface.body import PerceiverBody
 from perceiver.model.huggingface.config import config_class
 from perceiver.model.huggingface.convert import checkpoint_converter, model_converter
 from perceiver.model.huggingface.forward import model_forward
-from perceiver.model.huggingface.model import PerceiverBackendModel, PerceiverBody, register_model
+from perceiver.model.huggingface.model import PerceiverBackendModel, register_model
 from perceiver.model.huggingface.official import OfficialWeights, encoder_fields
 from perceiver.model.vision.optical_flow.backend import (
     PIXELS_PER_UNIT,
