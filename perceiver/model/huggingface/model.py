@@ -42,8 +42,7 @@ class CheckpointingAttentionLayer(AttentionLayer, GradientCheckpointingLayer):
         """transformers' own would wrap `forward` in a checkpoint of its own."""
 
 
-if "forward" in vars(CheckpointingAttentionLayer):  # so it did with that class
-    del CheckpointingAttentionLayer.forward
+CheckpointingAttentionLayer.forward = AttentionLayer.forward  # type: ignore[method-assign]  # here it has
 
 
 class PerceiverBackendModel(PreTrainedModel):
