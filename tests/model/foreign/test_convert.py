@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from perceiver.model.foreign import convert_foreign
 from perceiver.model.foreign.huggingface import convert, deepmind
+from perceiver.model.foreign.huggingface.deepmind_kinds import KINDS, Kind
 from perceiver.model.foreign.huggingface.models import LucidrainsPerceiverModel
 from perceiver.model.huggingface.names import perceiver_names
 from perceiver.scripts.main import main
@@ -178,12 +179,10 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 # The others' outputs are not those of transformers, or take minutes to compute.
-COMPARED = {
-    kind.mark for kind in deepmind.KINDS if kind.name.split()[-2:] in (["language", "model"], ["Fourier", "features"])
-}
+COMPARED = {kind.mark for kind in KINDS if kind.name.split()[-2:] in (["language", "model"], ["Fourier", "features"])}
 
 
-def to_haiku(backend: nn.Module, kind: deepmind.Kind) -> dict[str, Tensor]:
+def to_haiku(backend: nn.Module, kind: Kind) -> dict[str, Tensor]:
     """The inverse of `from_haiku`: our parameters under the names `scope/parameter` of Haiku, in its shapes."""
     result = {}
     for ours, theirs in perceiver_names(backend.state_dict(), kind.weights.modules).items():
@@ -198,7 +197,7 @@ def to_haiku(backend: nn.Module, kind: deepmind.Kind) -> dict[str, Tensor]:
     return result
 
 
-def haiku_pickle(model: Any, kind: deepmind.Kind, file: Path) -> None:
+def haiku_pickle(model: Any, kind: Kind, file: Path) -> None:
     content: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
     for name, value in to_haiku(model.backend_model, kind).items():
         scope, parameter = name.rsplit("/", 1)
@@ -210,8 +209,8 @@ def haiku_pickle(model: Any, kind: deepmind.Kind, file: Path) -> None:
     file.write_bytes(pickle.dumps(content))
 
 
-@pytest.mark.parametrize("kind", deepmind.KINDS, ids=lambda kind: kind.name)
-def test_ours_to_haiku_and_back(kind: deepmind.Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_ours_to_haiku_and_back(kind: Kind, tmp_path: Path) -> None:
     given = GIVEN[kind.name]
     torch.manual_seed(0)
     config = kind.adapted(

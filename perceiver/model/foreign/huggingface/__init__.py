@@ -2,7 +2,7 @@
 
 models.py     Auto classes of the models of `perceiver.model.foreign.backend`
 convert.py    a file of another library -> a folder, and whether it computes the same
-deepmind.py   DeepMind's pickles of Perceiver IO, which become our own models
+deepmind.py   DeepMind's pickles of Perceiver IO, which become our own models; deepmind_kinds.py: which there are
 export.py     a folder of ours -> transformers' Perceiver
 
 Importing this package registers the models.

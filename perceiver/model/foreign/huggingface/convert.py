@@ -19,11 +19,14 @@ from perceiver.model.core.checkpoint import load_parameters
 from perceiver.model.foreign.backend import LucidrainsPerceiver, LucidrainsPerceiverAR, LucidrainsPerceiverLM
 from perceiver.model.foreign.files import ForeignFile, read_foreign
 from perceiver.model.foreign.huggingface import deepmind, models
+from perceiver.model.foreign.huggingface.deepmind_kinds import Kind, recognised_kind
 from perceiver.model.foreign.huggingface.export import as_transformers
 from perceiver.model.foreign.layouts import LAYOUTS, Layout, recognised
 from perceiver.model.foreign.layouts.parts import Converted
 from perceiver.model.huggingface.model import PerceiverBackendModel
 from perceiver.model.huggingface.saving import save_converted
+from perceiver.model.text.mlm.huggingface import PerceiverMaskedLanguageModel
+from perceiver.model.vision.image_classifier.huggingface import PerceiverImageClassifier
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor
 from perceiver.tasks import FOREIGN
 
@@ -83,9 +86,9 @@ def convert_foreign(
         if model.config.task.processor is None:
             raise ValueError(f"a {model.config.task.title} takes no tokenizer or image processor, got {processor}")
         processor = model.processor(processor)
-    elif isinstance(model, deepmind.mlm.PerceiverMaskedLanguageModel):
+    elif isinstance(model, PerceiverMaskedLanguageModel):
         processor = PerceiverTokenizer(model_max_length=model.backend_model.config.encoder.max_seq_len)
-    elif isinstance(model, deepmind.image_classifier.PerceiverImageClassifier):
+    elif isinstance(model, PerceiverImageClassifier):
         processor = PerceiverImageClassifierInputProcessor()
     compared = comparison()
     if compared.difference is not None and not compared.difference <= MAX_DIFFERENCE * max(1.0, compared.largest):
@@ -105,9 +108,8 @@ def read_model(
         Our model in evaluation mode, and a function that compares it with the original.
     """
     file = read_foreign(source)
-    if file.is_haiku and (kind := deepmind.recognised(file.parameters)) is not None:
-        model = deepmind.converted(file.parameters, kind, arguments, str(source))
-        config = deepmind.official_config(file.parameters, kind, arguments)
+    if file.is_haiku and (kind := recognised_kind(file.parameters)) is not None:
+        model, config = deepmind.converted(file.parameters, kind, arguments, str(source))
         return model, lambda: _compared_with_transformers(model, kind, config)
     layout = recognised(file.parameters)
     if layout is None:
@@ -171,14 +173,14 @@ def _outputs(theirs: Any, ours: Any, arguments: Mapping[str, Any]) -> tuple[Tens
     return theirs(x, mask=~pad_mask, queries=queries), ours(x, pad_mask, query=queries)
 
 
-def _compared_with_transformers(model: PerceiverBackendModel, kind: deepmind.Kind, config: Any) -> Comparison:
+def _compared_with_transformers(model: PerceiverBackendModel, kind: Kind, config: Any) -> Comparison:
     if not kind.is_transformers:
         return Comparison(f"transformers' {kind.weights.model_class.__name__} computes something else than DeepMind's")
     backend, generator = model.backend_model, torch.Generator().manual_seed(0)
-    if isinstance(model, deepmind.mlm.PerceiverMaskedLanguageModel):
+    if isinstance(model, PerceiverMaskedLanguageModel):
         encoder = backend.config.encoder
         x = theirs_x = torch.randint(encoder.vocab_size, (1, encoder.max_seq_len), generator=generator)
-    elif isinstance(model, deepmind.image_classifier.PerceiverImageClassifier):
+    elif isinstance(model, PerceiverImageClassifier):
         x = torch.randn(1, *backend.config.encoder.image_shape, generator=generator)
         theirs_x = rearrange(x, "b h w c -> b c h w")
     else:
