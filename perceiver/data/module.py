@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import cached_property, wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
@@ -61,7 +62,8 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        plain = {name: _plain(value) for name, value in self._arguments().items() if _is_plain(value)}
+        arguments = _arguments(self, inspect.currentframe())
+        plain = {name: _plain(value) for name, value in arguments.items() if _is_plain(value)}
         # The model's alone are logged. The frame: see `LitModel`.
         self.save_hyperparameters(plain, logger=False, frame=inspect.currentframe())
         valid_batch_size = batch_size if valid_batch_size is None else valid_batch_size
@@ -160,19 +162,6 @@ class DataModule(pl.LightningDataModule):
             pin_memory=self.pin_memory and torch.cuda.is_available(),
         )
 
-    def _arguments(self) -> dict[str, Any]:
-        """What the constructors were given that are at work now: the leaf's are the last."""
-        arguments: dict[str, Any] = {}
-        frame = inspect.currentframe()
-        frame = frame and frame.f_back
-        while frame is not None and frame.f_locals.get("self") is self:
-            if "__class__" in frame.f_locals:  # not of a wrapper
-                parameters = inspect.signature(frame.f_locals["__class__"].__init__).parameters.values()
-                names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-                arguments |= {name: frame.f_locals[name] for name in names if name != "self"}
-            frame = frame.f_back
-        return arguments
-
 
 def former_argument(name: str, todays: str) -> Callable[[type[Module]], type[Module]]:
     """Class decorator: the argument `todays` of a data module may still be called `name`, with a warning."""
@@ -193,6 +182,16 @@ def former_argument(name: str, todays: str) -> Callable[[type[Module]], type[Mod
         return cls
 
     return decorator
+
+
+def _arguments(module: DataModule, frame: FrameType | None) -> dict[str, Any]:
+    """What the constructors were given that are at work, from `frame` on, that of the base: the leaf's are the last."""
+    arguments: dict[str, Any] = {}
+    while frame is not None and frame.f_locals.get("self") is module:
+        names, _, _, values = inspect.getargvalues(frame)
+        arguments |= {name: values[name] for name in names if name != "self"}
+        frame = frame.f_back
+    return arguments
 
 
 def _is_plain(value: Any) -> bool:
