@@ -7,7 +7,7 @@ from perceiver.data.module import former_argument
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.transforms import Augmentation
 from perceiver.moved import moved_names
-from perceiver.processing.image import PerceiverImageClassifierInputProcessor
+from perceiver.processing import image  # as a module: `MNISTPreprocessor` has moved from here
 
 __getattr__ = moved_names(__name__)
 
@@ -48,15 +48,7 @@ class MNISTDataModule(ImageDataModule):
     ):
         if random_crop is not None and not 0 < random_crop < SIZE // 2:
             raise ValueError(f"random_crop={random_crop}, the pixels that images are padded by, must be in [1, 14)")
-        image_processor = PerceiverImageClassifierInputProcessor(
-            single_channel=True,
-            channels_last=channels_last,
-            do_center_crop=False,
-            do_resize=False,
-            do_normalize=normalize,
-            image_mean=0.5,
-            image_std=0.5,
-        )
+        image_processor = image.MNISTPreprocessor(normalize=normalize, channels_last=channels_last).image_processor
         augmentation = None if random_crop is None else Augmentation(max_shift=random_crop)
         super().__init__(image_processor, (SIZE, SIZE), augmentation=augmentation, **kwargs)
         self.dataset_dir = dataset_dir
