@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from perceiver.model.lightning.model import LitModel, padding_if_any
-from perceiver.model.text.common.backend import TextEncoderConfig, max_num_labels
+from perceiver.model.text.common.backend import TextEncoderConfig
+from perceiver.model.text.common.lightning import LitPerPositionModel
 from perceiver.model.text.mlm.backend import MaskedLanguageModel, MaskedLanguageModelConfig, TextDecoderConfig
 from perceiver.model.text.mlm.mask_filler import fill_masks
 
 
-class LitMaskedLanguageModel(LitModel):
+class LitMaskedLanguageModel(LitPerPositionModel):
     """Masked language model. A batch is (labels, input_ids, pad_mask), each (B, M).
 
     Args:
@@ -43,21 +41,6 @@ class LitMaskedLanguageModel(LitModel):
         super().__init__(model, params, params_strict, num_predictions=num_predictions, masked_samples=masked_samples)
         self.num_predictions = num_predictions
         self.masked_samples = masked_samples
-
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Token ids (B, M) -> logits (B, M, vocabulary)"""
-        return self.model(x, pad_mask)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        labels, x, pad_mask = batch
-        return labels, x, padding_if_any(pad_mask), max_num_labels(labels)
-
-    def step(self, batch: Any) -> Tensor:
-        labels, x, pad_mask, *num_positions = batch
-        return self.model.loss(labels, x, pad_mask, *num_positions)
-
-    def num_targets(self, batch: Any) -> Tensor:
-        return (batch[0] != -100).sum()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

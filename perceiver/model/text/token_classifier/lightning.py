@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from perceiver.model.core.loss import token_cross_entropy
-from perceiver.model.lightning.model import LitModel, padding_if_any
-from perceiver.model.text.common.backend import TextEncoderConfig, labelled_positions, max_num_labels
+from perceiver.model.text.common.backend import TextEncoderConfig, labelled_positions
+from perceiver.model.text.common.lightning import LitPerPositionModel
 from perceiver.model.text.token_classifier.alignment import IGNORED, entity_counts
 from perceiver.model.text.token_classifier.backend import (
     TokenClassificationDecoderConfig,
@@ -20,7 +20,7 @@ from perceiver.model.text.token_classifier.backend import (
 )
 
 
-class LitTokenClassifier(LitModel):
+class LitTokenClassifier(LitPerPositionModel):
     """Token classifier. A batch is (labels, input_ids, pad_mask), each (B, M).
 
     Each token of a word has the word's label; between words it is -100.
@@ -57,21 +57,6 @@ class LitTokenClassifier(LitModel):
         model = TokenClassifier(TokenClassifierConfig(encoder, decoder, **kwargs))
         super().__init__(model, params, params_strict, label_names=label_names)
         self.val_f1, self.test_f1 = EntityF1(), EntityF1()
-
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Token ids (B, M) -> logits (B, M, classes)"""
-        return self.model(x, pad_mask)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        labels, x, pad_mask = batch
-        return labels, x, padding_if_any(pad_mask), max_num_labels(labels)
-
-    def step(self, batch: Any) -> Tensor:
-        labels, x, pad_mask, *num_positions = batch
-        return self.model.loss(labels, x, pad_mask, *num_positions)
-
-    def num_targets(self, batch: Any) -> Tensor:
-        return (batch[0] != IGNORED).sum()
 
     def metrics(self, batch: Any, split: str) -> dict[str, Any]:
         if split == "train":
