@@ -77,7 +77,7 @@ class LatentBlocks:
         Returns:
             What is left, and its indices (B, less).
         """
-        stretches = [length - int(length * fraction) for length in self.stretches]
+        stretches = [length - count_dropped(length, fraction) for length in self.stretches]
         prefix, latents = order[:, : self.prefix_len], order[:, self.prefix_len :]
         kept = [
             part.gather(1, torch.rand(part.shape, device=order.device).topk(length, dim=1).indices.sort(dim=1).values)
@@ -110,3 +110,13 @@ class LatentBlocks:
         """
         parts = torch.split(x, [*self.stretches, *[self.size] * len(self)], dim=dim)
         return [[*parts[: i + 1], parts[len(self) + i]] for i in range(len(self))]
+
+
+def count_dropped(length: int, fraction: float) -> int:
+    """How many of `length` positions are left out.
+
+    A fraction that torch has compiled with another value before is a variable to it, and checkpointed layers take no
+    size that is made of one. A ratio of integers is a constant.
+    """
+    numerator, denominator = fraction.as_integer_ratio()
+    return int(length * (numerator / denominator))

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.model.core.adapter import InputAdapter, is_readable
-from perceiver.model.core.blocks import LatentBlocks
+from perceiver.model.core.blocks import LatentBlocks, count_dropped
 from perceiver.model.core.cache import KeyValueCache, LayerCache, Ring, StaticKeyValueCache
 from perceiver.model.core.config import PerceiverARConfig
 from perceiver.model.core.layers import (
@@ -205,8 +205,8 @@ class PerceiverAR(nn.Module):
         pos = positions(x.shape[1], pad_mask, start=num_cached, device=x.device)  # B M+N
         if self.token_shift:
             x = with_previous(x, pad_mask, None if cache is None else last_token(cache[-1], x))
-        num_dropped = int(prefix_len * self.cross_attention_dropout) if self.training and cache is None else 0
-        if num_dropped:
+        fraction = self.cross_attention_dropout if self.training and cache is None else 0.0
+        if num_dropped := count_dropped(prefix_len, fraction):
             x, pos, pad_mask = drop_prefix(x, pos, pad_mask, prefix_len, num_dropped)
             prefix_len -= num_dropped
         if cache is None:

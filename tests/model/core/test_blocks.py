@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from perceiver.model.core.attention import attention
-from perceiver.model.core.blocks import LatentBlocks
+from perceiver.model.core.blocks import LatentBlocks, count_dropped
 from perceiver.model.core.mask import AttentionMask
 from perceiver.model.text.clm.backend import CausalLanguageModel
 from tests.model.clm_helpers import CONFIGS, MAX_LATENTS, clm_config, clm_model
@@ -260,3 +261,22 @@ def test_blocks_take_no_cache() -> None:
         model(token_ids(1, 10), 0, cache=model.new_cache(), num_blocks=2)
     with pytest.raises(ValueError, match="a loss of 0 blocks"):
         model.loss(token_ids(1, 10), token_ids(1, 10), num_blocks=0)
+
+
+def test_checkpointed_code_compiles_again_with_another_fraction_and_serves_all_lengths() -> None:
+    """As the model does: a float that changes is a variable to torch, of which checkpointed code makes no size."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    def left(x: Tensor, fraction: float) -> Tensor:
+        return checkpoint(torch.sin, x[count_dropped(x.shape[0], fraction) :], use_reentrant=False)
+
+    torch.compiler.reset()
+    compiled = torch.compile(left, fullgraph=True, backend=backend)
+    for fraction in (0.0, 0.3, 0.29):
+        for length in (10, 40, 100):  # 0.29 * 100 is 28.999...
+            assert len(compiled(torch.ones(length), fraction)) == length - int(length * fraction)
+    assert len(graphs) == 4  # the first, that of any length, and one for each further fraction

@@ -714,6 +714,22 @@ def test_training_compiles_to_one_graph_with_checkpointed_layers_and_padding() -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_training_compiles_again_with_another_prefix_dropout(num_blocks: int) -> None:
+    """torch takes a float that changes for a variable, and checkpointed layers no size that is made of one."""
+    torch.compiler.reset()
+    for dropout in (0.0, 0.3):
+        config = clm_config(activation_checkpointing=True, cross_attention_dropout=dropout, **ONE_LAYER)
+        model, x = clm_model(config).train(), token_ids(2, MAX_SEQ_LEN)
+        compiled = torch.compile(model.loss, fullgraph=True, backend="eager")
+        losses = []
+        for loss in (compiled, model.loss):
+            torch.manual_seed(1)  # what is dropped
+            losses.append(loss(x, x, num_blocks=num_blocks))
+        torch.testing.assert_close(*losses, **TIGHT)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix_len", [0, 12])
 @every_config
 def test_compiles_to_one_graph_with_padding(config: CausalLanguageModelConfig, prefix_len: int) -> None:
