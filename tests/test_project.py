@@ -68,19 +68,20 @@ def room(module: str) -> str:
 
 # Who may import whom, anywhere in a file: downwards only. A room may always import itself.
 BELOW: dict[str, set[str]] = {
+    "checks": set(),
     "claims": set(),
     "lazy": set(),
     "moved": set(),  # names of other rooms, but as text
     "tasks": set(),
-    "processing": {"lazy"},
-    "model.core": {"lazy", "moved"},
-    "backend": {"model.core", "processing", "lazy", "moved"},
-    "model.huggingface": {"model.core", "processing", "tasks", "claims"},
-    "model.lightning": {"model.core"},
+    "processing": {"checks", "lazy"},
+    "model.core": {"checks", "lazy", "moved"},
+    "backend": {"model.core", "processing", "checks", "lazy", "moved"},
+    "model.huggingface": {"model.core", "processing", "tasks", "checks", "claims"},
+    "model.lightning": {"model.core", "checks"},
     "model.registration": {"model.huggingface", "tasks"},
     "huggingface": {"model.huggingface", "model.core", "backend", "processing", "tasks"},
     "lightning": {"model.lightning", "model.core", "backend", "processing", "tasks"},
-    "data": {"processing", "lazy", "moved", "claims"},
+    "data": {"processing", "checks", "lazy", "moved", "claims"},
     "app": {"model.core", "backend", "huggingface", "processing", "tasks"},
     "scripts": {*"app model.core backend model.lightning lightning huggingface data processing tasks lazy".split(), ""},
 }

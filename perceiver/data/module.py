@@ -21,8 +21,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from perceiver.checks import check_least
 from perceiver.data.cache import Cache
-from perceiver.data.checks import check_least
 from perceiver.data.loader import EpochSampler, ResumableLoader
 from perceiver.data.streams import RECORDS, stream
 
@@ -115,10 +115,11 @@ class DataModule(pl.LightningDataModule):
         """Examples of a split.
 
         Raises:
-            ValueError: if there is no such split.
+            ValueError: if there is no such split, or none yet.
         """
         if split not in self.examples:
-            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.examples)}")
+            hint = "" if self.examples else ": prepare_data() and setup() come first"
+            raise ValueError(f"{type(self).__name__} has no split {split!r}, only {sorted(self.examples)}{hint}")
         return self.examples[split]
 
     def validation_index(self, index: int) -> int:

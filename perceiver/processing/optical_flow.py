@@ -26,6 +26,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from perceiver.checks import check_least, check_range, check_size
+
 Image = npt.NDArray[np.uint8]  # H W 3
 
 
@@ -59,10 +61,8 @@ class OpticalFlowProcessor:
     def __init__(
         self, patch_size: tuple[int, int] = (368, 496), patch_min_overlap: int = 20, flow_scale_factor: float = 20
     ):
-        if len(patch_size) != 2 or min(patch_size) < 1:
-            raise ValueError(f"patch_size={patch_size} must be a height and a width, both at least 1")
-        if not 0 <= patch_min_overlap < min(patch_size):
-            raise ValueError(f"patch_min_overlap={patch_min_overlap} must be in [0, {min(patch_size)})")
+        check_size(patch_size=patch_size)
+        check_range(0, min(patch_size) - 1, patch_min_overlap=patch_min_overlap)
         self.patch_size = height, width = tuple(patch_size)
         self.patch_min_overlap = patch_min_overlap
         self.flow_scale_factor = flow_scale_factor
@@ -77,9 +77,10 @@ class OpticalFlowProcessor:
             image_shape: (H, W) or (H, W, 3).
 
         Raises:
-            ValueError: if the frame is smaller than a tile.
+            ValueError: if it is no such shape, or the frame is smaller than a tile.
         """
         sizes = image_shape[:2]
+        check_size(image_shape=sizes)
         if any(size < patch for size, patch in zip(sizes, self.patch_size, strict=True)):
             frame, patch = ("x".join(map(str, shape)) for shape in (sizes, self.patch_size))
             raise ValueError(f"frames of {frame} pixels are smaller than patch_size, {patch}: enlarge them")
@@ -161,8 +162,7 @@ class OpticalFlowProcessor:
         Raises:
             ValueError: as `preprocess`, or if there is no pair or `batch_size` is less than 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        check_least(1, batch_size=batch_size)
         tiles = self._tiles(image_pairs)
         empty = True
         while batch := list(islice(tiles, batch_size)):
@@ -191,7 +191,7 @@ class OpticalFlowProcessor:
     @torch.no_grad()
     def _predict(self, model: nn.Module, frames: Tensor) -> Tensor:
         """(b, 2, h, w, 3) uint8 -> flow (b, h, w, 2) in pixels, on CPU."""
-        parameter = next(model.parameters())
+        parameter = next(model.parameters(), torch.empty(0))
         features = pixel_features(frames.to(parameter.device)).to(parameter.dtype)
         output = model(features)
         return getattr(output, "logits", output).float().cpu() * self.flow_scale_factor

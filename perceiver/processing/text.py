@@ -4,12 +4,14 @@ Here a special token that is written in the text is that token: "[MASK]" is what
 it is six characters (`tokenization.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 from transformers import AutoTokenizer, PerceiverTokenizer, PreTrainedTokenizerBase
+
+from perceiver.checks import check_least, check_padding_side
 
 PaddingSide = Literal["left", "right"]
 
@@ -50,13 +52,14 @@ class TextPreprocessor:
 
     def __init__(
         self,
-        tokenizer: str | PreTrainedTokenizerBase,
+        tokenizer: str | Path | PreTrainedTokenizerBase,
         max_seq_len: int,
         add_special_tokens: bool = False,
         padding_side: PaddingSide | None = None,
     ):
         check_text_arguments(max_seq_len, padding_side)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.max_seq_len = max_seq_len
         self.add_special_tokens = add_special_tokens
         self.padding_side = padding_side
@@ -70,12 +73,17 @@ class TextPreprocessor:
         """Returns `input_ids` (B, n) int64 and `pad_mask` (B, n) bool, True = padding.
 
         Raises:
-            TypeError: if `texts` is a text, which would be as many texts as it has characters.
+            TypeError: if `texts` is a text, which would be as many texts as it has characters, or has what is none.
+            ValueError: if there are no texts.
         """
         if isinstance(texts, str):
             raise TypeError("texts is a string, it must be a sequence of strings")
+        texts = list(texts)
+        if not texts:
+            raise ValueError("there are no texts")
+        check_texts(texts)
         encoding = self.tokenizer(
-            list(texts),
+            texts,
             padding=True,
             truncation=True,
             max_length=self.max_seq_len,
@@ -88,11 +96,17 @@ class TextPreprocessor:
         return encoding["input_ids"].long(), ~encoding["attention_mask"].bool()
 
 
+def check_texts(texts: Iterable[Any]) -> None:
+    """Raises TypeError if one of them is no string: missing values of tables are not."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is a {type(text).__name__}, it must be a string: {text!r:.200}")
+
+
 def check_text_arguments(max_seq_len: int, padding_side: str | None) -> None:
     """Raises:
     ValueError: if an argument is out of range.
     """
-    if max_seq_len < 1:
-        raise ValueError(f"max_seq_len={max_seq_len} must be at least 1")
-    if padding_side not in (None, "left", "right"):
-        raise ValueError(f"padding_side={padding_side!r} must be 'left', 'right' or None")
+    check_least(1, max_seq_len=max_seq_len)
+    if padding_side is not None:
+        check_padding_side(padding_side)

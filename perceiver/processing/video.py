@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
+from perceiver.checks import check_least, check_size
+
 if TYPE_CHECKING:
     import av
 
@@ -40,10 +42,10 @@ def read_video_frames(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no video, it is damaged, or `frame_shape` is not positive.
+        ValueError: if it is no video, it is damaged, or `frame_shape` is no height and width.
     """
-    if frame_shape is not None and min(frame_shape) < 1:
-        raise ValueError(f"frame_shape={frame_shape} must be a height and a width, both at least 1")
+    if frame_shape is not None:
+        check_size(frame_shape=frame_shape)
     return _read_frames(_existing(path), frame_shape, progress)
 
 
@@ -105,8 +107,10 @@ def read_audio(path: str | PathLike[str], rate: int, num_samples: int) -> npt.ND
         num_samples: how many are read.
 
     Returns:
-        Samples (n,) from -1 to 1, silence after the end; None if the video has no sound. Errors as `read_video_frames`.
+        Samples (n,) from -1 to 1, silence after the end; None if the video has no sound. Errors as `read_video_frames`,
+        and ValueError if a number is less than 1.
     """
+    check_least(1, rate=rate, num_samples=num_samples)
     av = import_av()
     samples = np.zeros(num_samples, np.float32)
     with _opened(_existing(path)) as container:
@@ -168,7 +172,7 @@ def _even(frames: Iterable[npt.ArrayLike]) -> Iterator[Frame]:
     shape = None
     for i, item in enumerate(frames):
         frame = np.asarray(item)
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0 or frame.dtype != np.uint8:
             raise ValueError(
                 f"frame {i} has shape {frame.shape} and dtype {frame.dtype}, and must have (H, W, 3), uint8"
             )

@@ -241,9 +241,11 @@ def test_wrong_arguments() -> None:
         with pytest.raises(ValueError, match="must be a height and a width"):
             OpticalFlowProcessor(patch_size)  # type: ignore[arg-type]
     for overlap in (-1, 8):
-        with pytest.raises(ValueError, match=rf"patch_min_overlap={overlap} must be in \[0, 8\)"):
+        with pytest.raises(ValueError, match=rf"patch_min_overlap={overlap} must be in \[0, 7\]"):
             OpticalFlowProcessor((8, 10), overlap)
     processor = OpticalFlowProcessor((8, 10), 3)
+    with pytest.raises(ValueError, match=r"image_shape=\(9,\) must be a height and a width"):
+        processor.grid((9,))
     with pytest.raises(ValueError, match="there is no image pair"):
         processor.preprocess_batch([])
     with pytest.raises(ValueError, match="there is no image pair"):

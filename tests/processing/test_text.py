@@ -44,10 +44,14 @@ def test_empty_text(byte_tokenizer):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="max_seq_len=0 must be at least 1"):
         TextPreprocessor(PerceiverTokenizer(), 0)
-    with pytest.raises(ValueError, match="padding_side='up' must be 'left', 'right' or None"):
+    with pytest.raises(ValueError, match="padding_side='up' must be 'left' or 'right'"):
         TextPreprocessor(PerceiverTokenizer(), 1, padding_side="up")
     with pytest.raises(TypeError, match="texts is a string, it must be a sequence of strings"):
         TextPreprocessor(PerceiverTokenizer(), 9).preprocess_batch("a text")
+    with pytest.raises(TypeError, match="a text is a float, it must be a string: nan"):  # a missing value of a table
+        TextPreprocessor(PerceiverTokenizer(), 9).preprocess_batch(["a text", float("nan")])
+    with pytest.raises(ValueError, match="there are no texts"):
+        TextPreprocessor(PerceiverTokenizer(), 9).preprocess_batch([])
 
 
 @pytest.mark.parametrize("name", ["bytes", "deepmind/language-perceiver"])

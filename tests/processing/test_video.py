@@ -136,6 +136,8 @@ def test_reading_what_is_no_video(tmp_path: Path) -> None:
         read_video_frames(tmp_path / "a.mp4")  # at once, not when the first frame is taken
     with pytest.raises(FileNotFoundError, match=r"there is no video .*a.mp4"):
         read_audio(tmp_path / "a.mp4", 8000, 10)
+    with pytest.raises(ValueError, match="rate=0 must be at least 1"):
+        read_audio(tmp_path / "a.mp4", 0, 10)
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"a.mp4 is no video, or it is damaged"):
         next(read_video_frames(tmp_path / "a.mp4"))
@@ -157,6 +159,7 @@ WRONG_FRAMES = {
     r"frame 2 has shape \(30, 48, 3\), and the frames before it have \(32, 48, 3\)": [*video()[:2], video((30, 48))[0]],
     r"frame 1 has shape \(32, 48\) and dtype uint8": [video()[0], video()[1][..., 0]],
     "dtype float64, and must have": [video()[0] / 255],
+    r"frame 0 has shape \(0, 48, 3\)": [video()[0][:0]],
     "there is no frame to write": [],
 }
 

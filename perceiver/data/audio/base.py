@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from perceiver.checks import check_least, check_padding_side, check_range
 from perceiver.data.audio.pieces import PieceWindows, Windows, write_pieces
 from perceiver.data.cache import Cache, source_key
-from perceiver.data.checks import check_least
 from perceiver.data.module import DataModule
 from perceiver.data.packing import PackedRows, packing_collator
 from perceiver.processing.midi import VOCAB_SIZE
@@ -66,10 +66,9 @@ class SymbolicAudioDataModule(DataModule):
         super().__init__(batch_size=batch_size, **kwargs)
         check_least(1, max_seq_len=max_seq_len, preproc_workers=preproc_workers)
         check_least(0, random_transposition=random_transposition)
-        if min_seq_len is not None and not 1 <= min_seq_len <= max_seq_len:
-            raise ValueError(f"min_seq_len={min_seq_len} must be at least 1 and at most max_seq_len={max_seq_len}")
-        if padding_side not in ("left", "right"):
-            raise ValueError(f"padding_side={padding_side!r} must be 'left' or 'right'")
+        check_padding_side(padding_side)
+        if min_seq_len is not None:
+            check_range(1, max_seq_len, min_seq_len=min_seq_len)
         if not 0 <= random_tempo < 1:
             raise ValueError(f"random_tempo={random_tempo} must be in [0, 1)")
         self.max_seq_len, self.packing, self.preproc_workers = max_seq_len, packing, preproc_workers

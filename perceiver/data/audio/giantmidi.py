@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from perceiver.checks import check_share
 from perceiver.data.audio.base import SymbolicAudioDataModule
 from perceiver.data.audio.files import MAX_UNPACKED_BYTES, MidiFiles, split_by_folder
-from perceiver.data.checks import check_share
 
 PAGE = "https://github.com/bytedance/GiantMIDI-Piano/blob/master/disclaimer.md"
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pretty_midi import ControlChange, Instrument, KeySignature, Note, PrettyMIDI, TimeSignature, key_number_to_key_name
 
+from perceiver.checks import check_least
 from perceiver.data.audio.base import SymbolicAudioDataModule
-from perceiver.data.checks import check_least
 from perceiver.processing.midi import SUSTAIN
 
 VERSION = 1  # of what a seed gives

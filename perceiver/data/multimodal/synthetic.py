@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.data.checks import check_least
+from perceiver.checks import check_least, check_size
 from perceiver.data.examples import IGNORE, Examples
 from perceiver.data.module import DataModule
 from perceiver.data.multimodal.clips import SHAPES, Clip, synthetic_clip
@@ -95,8 +95,7 @@ class SyntheticClipDataModule(DataModule):
         **kwargs: Any,
     ):
         super().__init__(batch_size=batch_size, **kwargs)
-        if len(image_shape) != 2 or min(image_shape) < 1:
-            raise ValueError(f"{image_shape=}, height and width, must be at least 1")
+        check_size(image_shape=image_shape)
         check_least(1, num_frames=num_frames, num_audio_samples=num_audio_samples)
         check_least(1, num_train_clips=num_train_clips, num_valid_clips=num_valid_clips, num_test_clips=num_test_clips)
         self.num_frames, self.num_audio_samples = num_frames, num_audio_samples

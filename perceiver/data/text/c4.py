@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from perceiver.data.checks import check_least, check_share
+from perceiver.checks import check_least, check_range, check_share
 from perceiver.data.hub import HubSplits
 from perceiver.data.module import DataModule, former_argument
 from perceiver.data.text.collator import DefaultCollator
@@ -93,8 +93,8 @@ class C4DataModule(DataModule):
         super().__init__(num_workers=num_train_workers, seed=shuffle_window_seed, **kwargs)
         check_text_arguments(max_seq_len, padding_side)
         self.padding_side = task_padding_side(self, task, padding_side)
-        if min_seq_len is not None and not 1 <= min_seq_len <= max_seq_len:
-            raise ValueError(f"min_seq_len={min_seq_len} must be in [1, {max_seq_len}], which max_seq_len ends")
+        if min_seq_len is not None:
+            check_range(1, max_seq_len, min_seq_len=min_seq_len)
         check_share(mask_prob=mask_prob)
         sizes = {"concat_batch_size": concat_batch_size, "shuffle_window_size": shuffle_window_size}
         check_least(1, **sizes, batches_per_epoch=batches_per_epoch)

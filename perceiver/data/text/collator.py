@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from perceiver.data.checks import check_least, check_share
+from perceiver.checks import check_least, check_share
 from perceiver.data.examples import IGNORE
 from perceiver.data.streams import MASKS, stream
 from perceiver.moved import moved_names

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 from torch import Tensor, from_numpy
 from transformers import PreTrainedTokenizerBase
 
+from perceiver.checks import check_least, check_range, check_share
 from perceiver.data.cache import Cache, source_key
-from perceiver.data.checks import check_least, check_share
 from perceiver.data.module import DataModule
 from perceiver.data.packing import PackedRows, packing_collator
 from perceiver.data.text.collator import DefaultCollator, TokenMaskingCollator, WordMaskingCollator
@@ -162,8 +162,8 @@ class TextDataModule(DataModule):
         check_share(mask_prob=mask_prob)
         self.padding_side = task_padding_side(self, task, padding_side)
         truncation = random_train_truncation or random_valid_truncation
-        if truncation and not 1 <= random_min_seq_len < max_seq_len:
-            raise ValueError(f"{random_min_seq_len=} must be at least 1 and less than {max_seq_len=}")
+        if truncation:
+            check_range(1, max_seq_len - 1, random_min_seq_len=random_min_seq_len)
         if task is Task.mlm and static_masking and (random_train_shift or random_train_truncation):
             raise ValueError(
                 "static_masking=True gives each example the same mask in every epoch, and random_train_shift and "

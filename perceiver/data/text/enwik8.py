@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from perceiver.data.checks import check_least
+from perceiver.checks import check_least
 from perceiver.data.text.common import TextDataModule
 from perceiver.data.text.files import find_files, stamp
 from perceiver.data.text.rows import UNREADABLE, file_system, line_array

@@ -11,8 +11,8 @@ import fsspec.asyn
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 
+from perceiver.checks import check_share
 from perceiver.data.cache import Source, file_stamp
-from perceiver.data.checks import check_share
 from perceiver.data.hub import SplitOff
 from perceiver.data.text.rows import (
     MAX_LINE_BYTES,

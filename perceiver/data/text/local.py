@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from perceiver.data.checks import check_least
+from perceiver.checks import check_least
 from perceiver.data.text.common import Task, TextDataModule
 from perceiver.data.text.encoders import LABEL, TEXT
 from perceiver.data.text.files import FileSplits, file_source

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from perceiver.checks import check_least
 from perceiver.data.cache import Cache, source_key
-from perceiver.data.checks import check_least
 from perceiver.data.hub import HubSplits
 from perceiver.data.module import DataModule, former_argument
 from perceiver.data.text.collator import DefaultCollator

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from perceiver.data.checks import check_least
+from perceiver.checks import check_least, check_size
 from perceiver.data.labels import find_label_names
 from perceiver.data.module import DataModule
 from perceiver.data.vision.images import LABEL, ImageCollator, ImageExamples, Splits, check_images
@@ -46,8 +46,7 @@ class ImageDataModule(DataModule):
     ):
         super().__init__(**kwargs)
         check_least(1, max_pixels=max_pixels)
-        if min(image_size) < 1:
-            raise ValueError(f"images of {image_size[0]} x {image_size[1]} pixels must have at least 1 x 1")
+        check_size(image_size=image_size)
         self.image_processor, self.image_size = image_processor, image_size
         self.augmentation, self.mixing, self.max_pixels = augmentation, mixing, max_pixels
 

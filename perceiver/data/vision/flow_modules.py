@@ -10,6 +10,7 @@ Synthetic examples, crops and augmentation are functions of `seed`, the epoch an
 validation and test are the same in every epoch.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.data.checks import check_least
+from perceiver.checks import check_least, check_size
 from perceiver.data.examples import Examples
 from perceiver.data.module import DataModule, former_argument
 from perceiver.data.streams import SPLITS, stream
@@ -104,8 +105,7 @@ class OpticalFlowDataModule(DataModule):
         **kwargs: Any,
     ):
         super().__init__(batch_size=batch_size, **kwargs)
-        if len(image_shape) != 2 or min(image_shape) < 1:
-            raise ValueError(f"image_shape={image_shape} must be a height and a width, both at least 1")
+        check_size(image_shape=image_shape)
         if not 0 <= color_jitter < 1:
             raise ValueError(f"color_jitter={color_jitter} must be in [0, 1)")
         self.image_shape = (image_shape[0], image_shape[1])
@@ -148,8 +148,8 @@ class SyntheticFlowDataModule(OpticalFlowDataModule):
         **kwargs: Any,
     ):
         super().__init__(image_shape, random_mirror=False, color_jitter=0.0, **kwargs)
-        if not max_displacement > 0:
-            raise ValueError(f"max_displacement={max_displacement} must be positive")
+        if not 0 < max_displacement < math.inf:
+            raise ValueError(f"max_displacement={max_displacement} must be positive and finite")
         self.max_displacement = max_displacement
         self.num_examples = {"train": num_train_examples, "valid": num_valid_examples, "test": num_test_examples}
         check_least(1, **{f"num_{split}_examples": number for split, number in self.num_examples.items()})

@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 
+from perceiver.checks import check_size
 from perceiver.data.module import former_argument
 from perceiver.data.vision.base import ImageDataModule
 from perceiver.data.vision.images import Splits, image_dataset, stratified_splits
@@ -50,9 +51,10 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: float = 0.0,
         **kwargs: Any,
     ):
-        if len(image_shape) != 3 or image_shape[2] not in (1, 3):
+        if not isinstance(image_shape, Sequence) or len(image_shape) != 3 or image_shape[2] not in (1, 3):
             raise ValueError(f"image_shape={image_shape} must be height, width and 1 or 3 channels")
         height, width, channels = image_shape
+        check_size(image_shape=(height, width))
         image_processor = PerceiverImageClassifierInputProcessor(
             single_channel=channels == 1,
             do_center_crop=center_crop,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import ImageEnhance, ImageOps
 from PIL.Image import Image, Resampling, Transform, Transpose
 
-from perceiver.data.checks import check_least
+from perceiver.checks import check_least
 
 Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
@@ -165,7 +165,7 @@ class Mixing:
             as often as the other.
 
     Raises:
-        ValueError: if an argument is negative, or both are 0.
+        ValueError: if an argument is negative or not finite, or both are 0.
     """
 
     mixup_alpha: float = 0.2
@@ -173,8 +173,8 @@ class Mixing:
 
     def __post_init__(self) -> None:
         mixup_alpha, cutmix_alpha = self.mixup_alpha, self.cutmix_alpha
-        if min(mixup_alpha, cutmix_alpha) < 0 or max(mixup_alpha, cutmix_alpha) == 0:
-            raise ValueError(f"{mixup_alpha=} and {cutmix_alpha=} must be at least 0, not both 0")
+        if not all(0 <= alpha < math.inf for alpha in (mixup_alpha, cutmix_alpha)) or mixup_alpha == cutmix_alpha == 0:
+            raise ValueError(f"{mixup_alpha=} and {cutmix_alpha=} must be finite and at least 0, not both 0")
 
     def __call__(self, images: Floats, labels: Floats, random: Random) -> tuple[Floats, Floats]:
         """Images (B, H, W, C) and probabilities (B, classes) -> the same, mixed."""

@@ -113,8 +113,8 @@ def test_arguments_are_flags() -> None:
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"image_shape": (0, 4)}, r"image_shape=\(0, 4\), height and width, must be at least 1"),
-        ({"image_shape": (4,)}, r"image_shape=\(4,\), height and width"),
+        ({"image_shape": (0, 4)}, r"image_shape=\(0, 4\) must be a height and a width"),
+        ({"image_shape": (4,)}, r"image_shape=\(4,\) must be a height and a width"),
         ({"num_frames": 0}, "num_frames=0 must be at least 1"),
         ({"num_audio_samples": 0}, "num_audio_samples=0 must be at least 1"),
         ({"num_valid_clips": 0}, "num_valid_clips=0 must be at least 1"),

@@ -276,6 +276,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (r"image_shape=\(0, 4\)", lambda: synthetic(image_shape=(0, 4))),
         ("seed=-1", lambda: synthetic(seed=-1)),
         ("max_displacement=0", lambda: synthetic(max_displacement=0)),
+        ("max_displacement=inf", lambda: synthetic(max_displacement=float("inf"))),
         ("num_valid_examples=0", lambda: synthetic(num_valid_examples=0)),
         ("color_jitter=1", lambda: KittiFlowDataModule(str(tmp_path), color_jitter=1)),
         ("valid_every=1", lambda: KittiFlowDataModule(str(tmp_path), valid_every=1)),

@@ -1,5 +1,7 @@
 """Crops lie within images, operations do what they are called after, mixtures add up; all of it by the generator."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
@@ -177,9 +179,9 @@ def test_wrong_augmentation(kwargs, message):
         Augmentation(**kwargs)
 
 
-@pytest.mark.parametrize("alphas", [(0, 0), (-0.1, 1), (0.2, -1)])
+@pytest.mark.parametrize("alphas", [(0, 0), (-0.1, 1), (0.2, -1), (math.nan, 1), (0.2, math.inf)])
 def test_wrong_mixing(alphas):
-    with pytest.raises(ValueError, match=rf"mixup_alpha={alphas[0]} and cutmix_alpha={alphas[1]} must be at least 0"):
+    with pytest.raises(ValueError, match=rf"mixup_alpha={alphas[0]} and cutmix_alpha={alphas[1]} must be finite"):
         Mixing(*alphas)
 
 
