@@ -26,6 +26,12 @@ CHANNELS = (1, 3)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as in Pillow
 
 
+def check_std(image_std: float | Sequence[float] | None) -> None:
+    """Raises ValueError if images, which are divided by it, would be infinite or inverted."""
+    if image_std is not None and not np.all(np.greater(image_std, 0)):
+        raise ValueError(f"image_std={image_std} must be positive: images are divided by it")
+
+
 class PerceiverImageClassifierInputProcessorKwargs(ImagesKwargs, total=False):
     single_channel: bool | None
     channels_last: bool | None
@@ -52,8 +58,8 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
         channels_last: Return (B, H, W, C); otherwise (B, C, H, W).
 
     Raises:
-        ValueError: when called, if there is no image, if one has other channels, too many bits or no pixels, or if
-            images that are not resized have different sizes.
+        ValueError: if `image_std` is not positive; when called, also if there is no image, if one has other channels,
+            too many bits or no pixels, or if images that are not resized have different sizes.
     """
 
     valid_kwargs = PerceiverImageClassifierInputProcessorKwargs
@@ -62,6 +68,7 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
 
     def __init__(self, **kwargs: Unpack[PerceiverImageClassifierInputProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]  # it knows two arguments less, and takes what `valid_kwargs` has
+        check_std(self.image_std)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:
         if getattr(images, "ndim", None) == 2:
@@ -89,6 +96,8 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
     def center_crop(  # type: ignore[override]
         self, image: npt.NDArray[Any], size: SizeDict, crop_size: SizeDict, **kwargs: Any
     ) -> npt.NDArray[Any]:
+        if 0 in (crop_size.height, crop_size.width):
+            raise ValueError(f"crop_size={dict(crop_size)} must not be 0: the crop has size / crop_size of an image")
         cropped: npt.NDArray[Any] = super().center_crop(image, size, crop_size, **kwargs)
         if cropped.size == 0:
             _, height, width = image.shape
@@ -101,6 +110,7 @@ class PerceiverImageClassifierInputProcessor(PerceiverImageProcessorPil):
     def _preprocess(  # type: ignore[override]
         self, images: list[npt.NDArray[Any]], *, channels_last: bool, return_tensors: Any, **kwargs: Any
     ) -> BatchFeature:
+        check_std(kwargs.get("image_std"))  # of this call
         pixel_values = super()._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
         sizes = {image.shape[1:] for image in pixel_values}
         if return_tensors is not None and len(sizes) > 1:

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor, PerceiverImageProcessorPil
 
+import perceiver.model.vision.image_classifier  # noqa: F401  # registers the image processor
 from perceiver.processing.image import PerceiverImageClassifierInputProcessor, image_array
 from tests.model.helpers import GOLDEN, golden_cases
 
@@ -122,6 +123,19 @@ def test_mean_and_standard_deviation_are_numbers_or_lists():
     mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
     expected = (x - torch.tensor(mean)) / torch.tensor(std)
     torch.testing.assert_close(pixels(array, **kwargs, image_mean=mean, image_std=std), expected)
+
+
+@pytest.mark.parametrize("std", [0.0, -0.5, float("nan"), [0.5, 0.0, 0.5]], ids=str)
+def test_images_are_not_divided_by_0(std):
+    with pytest.raises(ValueError, match=r"image_std=.* must be positive"):
+        PerceiverImageClassifierInputProcessor(image_std=std)
+    with pytest.raises(ValueError, match=r"image_std=.* must be positive"):
+        PerceiverImageClassifierInputProcessor()(np.zeros((5, 7, 3), np.uint8), image_std=std)  # of this call
+
+
+def test_a_crop_size_of_0():
+    with pytest.raises(ValueError, match=r"crop_size=.'height': 0, 'width': 0. must not be 0"):
+        pixels(np.zeros((5, 7, 3), np.uint8), crop_size={"height": 0, "width": 0})
 
 
 def test_arguments_of_a_call_are_for_this_call():
