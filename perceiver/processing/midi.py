@@ -18,6 +18,7 @@ first), a note that is shorter than half a step (it is lost in decoding), and wh
 """
 
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from mido.midifiles.meta import KeySignatureError
 from pretty_midi import Instrument, Note, PrettyMIDI, Text
+
+from perceiver.checks import check_least
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY, PAD, VOCAB_SIZE = 0, 128, 256, 356, 388, 389
 STEPS_PER_SECOND = 100
@@ -108,8 +111,10 @@ def decode_midi(ids: Any, prompt_length: int = 0) -> PrettyMIDI:
         Padding is read as velocity 128, which no MIDI file can hold, so take it away before.
 
     Raises:
-        ValueError: if `ids` has another shape or type, or ids that are not in the vocabulary.
+        ValueError: if `ids` has another shape or type, or ids that are not in the vocabulary, or `prompt_length` is no
+            integer of at least 0.
     """
+    check_least(0, prompt_length=prompt_length)
     ids = np.asarray(ids)
     if ids.ndim != 1 or not (ids.size == 0 or np.issubdtype(ids.dtype, np.integer)):
         raise ValueError(f"token ids of shape {ids.shape} and type {ids.dtype} must be one row of integers")
@@ -141,7 +146,9 @@ def transpose(ids: Ids, semitones: int) -> Ids:
 
 
 def change_tempo(ids: Ids, factor: float) -> Ids:
-    """Token ids with all times multiplied by `factor`; there may be more or fewer of them."""
+    """Token ids with all times multiplied by `factor`, which is positive; there may be more or fewer of them."""
+    if not 0 < factor < math.inf:
+        raise ValueError(f"factor={factor} of a tempo must be positive and finite")
     end = [PAD]  # an event that keeps the time shifts after the last one
     events, steps = _without_shifts(np.append(ids, end))
     return _with_shifts(events, np.rint(steps * factor).astype(np.int64))[: -len(end)]

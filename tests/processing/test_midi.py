@@ -257,6 +257,14 @@ def test_wrong_ids(ids, message):
         decode_midi(ids)
 
 
+def test_wrong_numbers():
+    with pytest.raises(ValueError, match="prompt_length=-1 must be at least 0"):
+        decode_midi([60], prompt_length=-1)
+    for factor in (0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"factor={factor} of a tempo must be positive and finite"):
+            change_tempo(np.array([60]), factor)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("start", -0.1), ("end", 0.5), ("end", float("nan")), ("end", 1e6), ("pitch", 128), ("velocity", -1)],
