@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perceiver.checks import check_integer, check_range
 from perceiver.model.core.adapter import TiedTokenOutputAdapter, TokenInputAdapter
 from perceiver.model.core.cache import LayerCache
 from perceiver.model.core.compilation import compiled, compiling, mark_dynamic
@@ -174,7 +175,9 @@ class CausalSequenceModel(PerceiverAR):
         return token_cross_entropy(logits, labels[:, latent_indices(lengths, self.max_latents, device=x.device)])
 
 
-def prompt_prefix_len(prompt_len: int, num_latents: int | None, *, max_seq_len: int, max_latents: int) -> int:
+def prompt_prefix_len(
+    prompt_len: int, num_latents: int | None, prefix_len: int | None = None, *, max_seq_len: int, max_latents: int
+) -> int:
     """Number of prompt tokens that don't start as latents.
 
     A prompt longer than `max_seq_len` is treated like its last `max_seq_len` tokens: no model sees the others.
@@ -183,17 +186,24 @@ def prompt_prefix_len(prompt_len: int, num_latents: int | None, *, max_seq_len: 
         prompt_len: Number of tokens in the prompt.
         num_latents: Number of its last tokens that start as latents, all of a shorter prompt. Default: 1, or as many as
             are needed for the others to fit into the prefix.
+        prefix_len: The result, instead of `num_latents`.
         max_seq_len: Largest number of positions.
         max_latents: Largest number of latents.
 
     Raises:
-        ValueError: if the prompt is empty or `num_latents` is out of range.
+        ValueError: if the prompt is empty, a number is out of range or no integer, or both are given.
     """
     if prompt_len < 1:
         raise ValueError("the prompt is empty, it must have at least one token")
+    if prefix_len is not None:
+        check_range(0, prompt_len - 1, prefix_len=prefix_len)
+        if num_latents is not None:
+            raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
+        return prefix_len
     num_seen = min(prompt_len, max_seq_len)
     lowest = max(num_seen - (max_seq_len - max_latents), 1)
     num_latents = lowest if num_latents is None else num_latents
+    check_integer(num_latents=num_latents)
     if not lowest <= num_latents <= max_latents:
         raise ValueError(
             f"num_latents={num_latents} must be in [{lowest}, {max_latents}] for a prompt of {prompt_len} tokens, "

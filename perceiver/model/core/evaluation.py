@@ -25,6 +25,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from perceiver.checks import check_integer, check_least
 from perceiver.model.core.adapter import check_range
 from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.mask import check_pad_mask
@@ -100,10 +101,10 @@ def score_tokens(
         Scores (k,) of the next k <= `max_latents` tokens of a sequence, in the order of the text, on the CPU.
     """
     stride = model.max_latents if stride is None else stride
+    check_integer(stride=stride)
     if not 1 <= stride <= model.max_latents:
         raise ValueError(f"stride={stride} must be in [1, max_latents={model.max_latents}]")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    check_least(1, batch_size=batch_size)
     windows = (
         (tokens[window.start : window.end + 1], window)
         for tokens in sequences
@@ -114,6 +115,8 @@ def score_tokens(
 
 
 def _num_tokens(tokens: Tensor) -> int:
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"a sequence is a {type(tokens).__name__}, it must be a tensor")
     if tokens.ndim != 1 or tokens.is_floating_point():
         raise ValueError(f"a sequence is {tokens.dtype} {tuple(tokens.shape)}, expected integers (sequence length,)")
     return len(tokens)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -125,6 +126,8 @@ def check_packed(x: Tensor, lengths: Sequence[int], max_seq_len: int) -> None:
     """Raises ValueError if tokens (1, T) are not documents of these lengths, one after the other."""
     if x.ndim < 2 or x.shape[0] != 1:
         raise ValueError(f"packed documents have shape {tuple(x.shape)}, expected (1, number of tokens)")
+    if not isinstance(lengths, Sequence) or not all(isinstance(n, Integral) for n in lengths):
+        raise ValueError(f"lengths of packed documents must be a list of integers, not {lengths!r:.200}")
     if not lengths or min(lengths) < 1 or sum(lengths) != x.shape[1]:
         raise ValueError(f"lengths of packed documents must be positive and add up to {x.shape[1]}, not {lengths}")
     if max(lengths) > max_seq_len:

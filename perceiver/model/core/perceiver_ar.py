@@ -274,6 +274,8 @@ class PerceiverAR(nn.Module):
             raise ValueError(f"tokens have shape {tuple(x.shape)}, expected (batch size, sequence length)")
         if not windowed and x.shape[1] > self.max_seq_len:
             raise ValueError(f"sequence length {x.shape[1]} exceeds max_seq_len={self.max_seq_len} of the model")
+        if isinstance(prefix_len, float):  # any other number a compiler or an export may have made
+            raise ValueError(f"prefix_len={prefix_len} must be an integer")
         max_prefix_len = 0 if num_cached else min(self.max_seq_len - self.max_latents, x.shape[1] - 1)
         if not 0 <= prefix_len <= max_prefix_len:
             raise ValueError(

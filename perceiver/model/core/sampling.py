@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from perceiver.checks import check_least
 from perceiver.model.core.causal import CausalSequenceModel, prompt_prefix_len
 from perceiver.model.core.mask import check_pad_mask
 
@@ -57,14 +58,14 @@ def sample_tokens(
     Raises:
         ValueError: if an argument is out of range.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if not temperature >= 0.0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0.0 < top_p <= 1.0):
-        raise ValueError(
-            f"temperature={temperature} must be at least 0, top_k={top_k} at least 1, top_p={top_p} in (0, 1]"
-        )
-    if prompt.ndim != 2:
-        raise ValueError(f"prompt has shape {tuple(prompt.shape)}, expected (batch size, sequence length)")
+    check_least(1, max_new_tokens=max_new_tokens)
+    if top_k is not None:
+        check_least(1, top_k=top_k)
+    if not temperature >= 0.0 or (top_p is not None and not 0.0 < top_p <= 1.0):
+        raise ValueError(f"temperature={temperature} must be at least 0, top_p={top_p} in (0, 1]")
+    if not isinstance(prompt, Tensor) or prompt.ndim != 2:
+        found = tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
+        raise ValueError(f"prompt is {found}, expected a tensor (batch size, sequence length)")
     check_pad_mask(pad_mask, prompt.shape)
     if pad_mask is not None and pad_mask.all(dim=1).any():
         raise ValueError("a prompt is empty, every one must have at least one token besides padding")
@@ -120,11 +121,11 @@ def _next(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
 ) -> Tensor:
     """Logits (B, vocabulary) -> token ids (B,)"""
-    if temperature == 0.0:
+    if temperature < torch.finfo(logits.dtype).tiny:  # 0 to a division
         return logits.argmax(dim=-1)
-    logits, tokens = (logits / temperature).sort(dim=-1, descending=True)
+    logits, tokens = logits.sort(dim=-1, descending=True)
     logits, tokens = logits[:, :top_k], tokens[:, :top_k]
-    probs = logits.softmax(dim=-1)
+    probs = ((logits - logits[:, :1]) / temperature).softmax(dim=-1)  # of differences: quotients may be infinite
     if top_p is not None:
         probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= top_p, 0.0)  # the first one always stays
     return tokens.gather(1, torch.multinomial(probs, 1, generator=generator))[:, 0]

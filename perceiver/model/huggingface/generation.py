@@ -236,14 +236,8 @@ class CausalSequenceGenerationModel(PerceiverARModel, GenerationMixin):
 
     def _prompt_prefix_len(self, prompt_len: int, num_latents: int | None, prefix_len: int | None) -> int:
         """How many tokens of a prompt don't start as latents, by one of two arguments of `generate` or neither."""
-        if prefix_len is None:
-            max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
-            return prompt_prefix_len(prompt_len, num_latents, max_seq_len=max_seq_len, max_latents=max_latents)
-        if not 0 <= prefix_len < prompt_len:
-            raise ValueError(f"prefix_len={prefix_len} must be in [0, {prompt_len - 1}] for a prompt of this length")
-        if num_latents is not None:
-            raise ValueError(f"give either num_latents={num_latents} or prefix_len={prefix_len}")
-        return prefix_len
+        max_seq_len, max_latents = self.backend_model.max_seq_len, self.backend_model.max_latents
+        return prompt_prefix_len(prompt_len, num_latents, prefix_len, max_seq_len=max_seq_len, max_latents=max_latents)
 
     def _prepare_cache_for_generation(  # type: ignore[override]  # transformers' returns nothing, too
         self,

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import GenerationMode
 
+from perceiver.checks import check_integer
 from perceiver.model.huggingface.cache import PerceiverARCache
 
 _MODES = {
@@ -21,6 +22,9 @@ _MODES = {
 # passes are not one for each token, either.
 NOT_STATIC = {GenerationMode.CONTRASTIVE_SEARCH, GenerationMode.ASSISTED_GENERATION}
 
+# What logits can be divided by without an overflow, after which there are no probabilities to draw from.
+LEAST_TEMPERATURE = 1e-30
+
 
 def check_request(
     config: GenerationConfig, mode: GenerationMode, reset_latents: bool, cache: object, vocab_size: int
@@ -32,6 +36,13 @@ def check_request(
         raise ValueError(f"prefill_chunk_size={config.prefill_chunk_size} is not supported: the prefix needs no chunks")
     if cache is not None and not isinstance(cache, PerceiverARCache):
         raise ValueError(f"past_key_values is a {type(cache).__name__}, it must be a PerceiverARCache")
+    lengths = {name: getattr(config, name) for name in ("max_length", "max_new_tokens")}
+    check_integer(**{name: length for name, length in lengths.items() if length is not None})
+    if config.do_sample and config.temperature is not None and 0.0 < config.temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"temperature={config.temperature} must be at least {LEAST_TEMPERATURE}: do_sample=False takes the most "
+            "probable token"
+        )
     _check_static(config, mode, cache)
     _check_cache(config, cache)
     if mode == GenerationMode.CONTRASTIVE_SEARCH:

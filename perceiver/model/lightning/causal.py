@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from perceiver.checks import check_integer
 from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.packing import latent_indices
 from perceiver.model.core.sampling import sample
@@ -54,6 +55,7 @@ class LitCausalSequenceModel(LitModel):
         params_strict: bool = True,
     ):
         most = model.max_seq_len // model.max_latents
+        check_integer(num_loss_blocks=num_loss_blocks)
         if not 1 <= num_loss_blocks <= most:
             raise ValueError(
                 f"num_loss_blocks={num_loss_blocks} must be in [1, {most}] for max_seq_len={model.max_seq_len} and "

@@ -211,6 +211,9 @@ def test_memory_does_not_grow_with_the_sequence() -> None:
     [
         (sequence(9), {"stride": 0}, r"stride=0 must be in \[1, max_latents=5\]"),
         (sequence(9), {"batch_size": 0}, "batch_size=0 must be at least 1"),
+        (sequence(9), {"stride": 2.0}, "stride=2.0 must be an integer"),
+        (sequence(9), {"batch_size": 2.0}, "batch_size=2.0 must be an integer"),
+        (sequence(9).tolist(), {}, "a sequence is a list, it must be a tensor"),
         (sequence(9)[None], {}, r"a sequence is torch.int64 \(1, 9\), expected integers \(sequence length,\)"),
         (sequence(9).float(), {}, r"a sequence is torch.float32 \(9,\)"),
         (torch.tensor([1, 2, VOCAB]), {}, r"tokens span \[1, 37\], allowed is \[0, 36\]"),

@@ -141,6 +141,8 @@ def two_documents() -> Documents:
         ((1, 6), [5], r"must be positive and add up to 6, not \[5\]"),
         ((1, 6), [6, 0], r"must be positive and add up to 6, not \[6, 0\]"),
         ((1, 6), [7, -1], "must be positive"),
+        ((1, 6), [2.0, 4.0], r"must be a list of integers, not \[2.0, 4.0\]"),
+        ((1, 6), torch.tensor([2, 4]), r"must be a list of integers, not tensor\(\[2, 4\]\)"),
         ((1, 0), [], r"must be positive and add up to 0, not \[\]"),
         ((1, 20), [2, 18], "a document has 18 tokens, which exceeds max_seq_len=17 of the model"),
     ],

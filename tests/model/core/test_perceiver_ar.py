@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -580,11 +581,33 @@ def test_prefix_of_a_prompt(prompt_len: int, num_latents: int | None, prefix_len
         (8, 6, r"num_latents=6 must be in \[1, 5\]"),
         (15, 2, r"num_latents=2 must be in \[3, 5\] for a prompt of 15 tokens"),
         (100, 4, r"num_latents=4 must be in \[5, 5\] for a prompt of 100 tokens"),
+        (8, 2.0, "num_latents=2.0 must be an integer"),
     ],
 )
 def test_prefix_of_a_bad_prompt(prompt_len: int, num_latents: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prompt_prefix_len(prompt_len, num_latents, max_seq_len=17, max_latents=5)
+
+
+@pytest.mark.parametrize(
+    "prefix_len, message",
+    [
+        (2.0, "prefix_len=2.0 must be an integer"),
+        (8, r"prefix_len=8 must be in \[0, 7\]"),
+        (-1, r"prefix_len=-1 must be in \[0, 7\]"),
+    ],
+)
+def test_a_bad_prefix_of_a_prompt(prefix_len: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prompt_prefix_len(8, None, prefix_len, max_seq_len=17, max_latents=5)
+    with pytest.raises(ValueError, match=r"prefix_len=.* must be"):
+        clm_model()(token_ids(1, 8), prefix_len)
+
+
+def test_integers_of_numpy_and_tensors_are_numbers_of_latents() -> None:
+    for number in (np.int64(3), torch.tensor(3)):
+        assert prompt_prefix_len(8, number, max_seq_len=17, max_latents=5) == 5
+        assert prompt_prefix_len(8, None, number, max_seq_len=17, max_latents=5) == 3
 
 
 # --- precision, memory ---

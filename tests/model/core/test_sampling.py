@@ -99,6 +99,8 @@ def test_a_longer_prompt_is_its_last_tokens() -> None:
         ({"top_p": 0.97}, PROBS),
         ({"top_k": 3, "top_p": 0.8}, [0, 4 / 7, 0, 3 / 7, 0]),  # of what top_k leaves: 0.82 are two tokens
         ({"temperature": 1e-6}, [0, 1, 0, 0, 0]),
+        ({"temperature": 1e-50}, [0, 1, 0, 0, 0]),  # 0 in float32
+        ({"temperature": 1e-50, "top_k": 3, "top_p": 0.9}, [0, 1, 0, 0, 0]),
         ({"temperature": 0.0}, [0, 1, 0, 0, 0]),
     ],
     ids=str,
@@ -109,6 +111,11 @@ def test_distributions(kwargs: dict[str, Any], expected: list[float]) -> None:
     torch.testing.assert_close(frequencies, torch.tensor(expected).float(), atol=0.012, rtol=0)
     assert (frequencies[torch.tensor(expected) == 0] == 0).all()
     assert len(set(map(tuple, tokens.tolist()))) > 1 or max(expected) == 1  # examples draw independently
+
+
+def test_a_temperature_by_which_quotients_are_infinite() -> None:
+    model = FakeModel([1e20, 1e25, 1e22])  # logits 46, 58 and 51
+    assert sample(model, torch.zeros(4, 1, dtype=torch.long), 3, temperature=1e-37)[:, 1:].eq(1).all()
 
 
 def test_every_draw_is_from_the_model_s_probabilities() -> None:
@@ -178,15 +185,19 @@ def test_bfloat16() -> None:
     "kwargs, message",
     [
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
+        ({"max_new_tokens": 2.0}, "max_new_tokens=2.0 must be an integer"),
+        ({"top_k": 2.0}, "top_k=2.0 must be an integer"),
+        ({"num_latents": 2.0}, "num_latents=2.0 must be an integer"),
+        ({"prompt": [[1, 2]]}, "prompt is list, expected a tensor"),
         ({"temperature": -0.1}, "temperature=-0.1 must be at least 0"),
-        ({"top_k": 0}, "top_k=0 at least 1"),
+        ({"top_k": 0}, "top_k=0 must be at least 1"),
         ({"top_p": 0.0}, r"top_p=0.0 in \(0, 1\]"),
         ({"top_p": 1.1}, r"top_p=1.1 in \(0, 1\]"),
         ({"num_latents": 0}, r"num_latents=0 must be in \[1, 5\] for a prompt of 6 tokens"),
         ({"num_latents": 6}, r"num_latents=6 must be in \[1, 5\]"),
         ({"prompt": torch.zeros(1, 16, dtype=torch.long), "num_latents": 3}, r"num_latents=3 must be in \[4, 5\]"),
         ({"prompt": torch.zeros(2, 0, dtype=torch.long)}, "the prompt is empty"),
-        ({"prompt": torch.zeros(6, dtype=torch.long)}, r"prompt has shape \(6,\), expected \(batch size"),
+        ({"prompt": torch.zeros(6, dtype=torch.long)}, r"prompt is \(6,\), expected a tensor \(batch size"),
         ({"pad_mask": torch.tensor([[False] * 5 + [True]] * 2)}, "prompts are padded on the right"),
         ({"pad_mask": torch.tensor([[False] * 6, [True] * 6])}, "padded on the right|a prompt is empty"),
     ],

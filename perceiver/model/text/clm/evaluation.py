@@ -84,11 +84,13 @@ def tokenized(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Itera
     Raises:
         ValueError: if the tokenizer is neither a `PerceiverTokenizer` nor a fast one.
     """
+    from perceiver.processing.text import check_texts
     from perceiver.processing.tokenization import check_tokenizer, encode, is_byte_tokenizer, plain_text_tokenizer
 
     check_tokenizer(tokenizer)
     tokenizer = plain_text_tokenizer(tokenizer)
     for text in texts:
+        check_texts([text])
         if is_byte_tokenizer(tokenizer):
             tokens, scored = torch.from_numpy(encode(tokenizer, [text]).tokens), text.encode()[1:]
         else:
