@@ -150,7 +150,7 @@ def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
     paths = []
     for key, models in grouped(runs).items():
         paths.append(folder / file_name(*key))
-        with drawing(paths[-1]) as axes:
+        with drawing(paths[-1], width=8) as axes:
             for i, (name, of_model) in enumerate(models.items()):
                 for j, run in enumerate(of_model):
                     _, seconds, scores = zip(*run["curve"], strict=True)
@@ -159,13 +159,13 @@ def curves(runs: Sequence[Run], folder: Path) -> list[Path]:
                     else:
                         axes.plot(seconds, scores, color=f"C{i}", linewidth=1, label=name if j == 0 else None)
             axes.set(xscale="log", xlabel="seconds of CPU time", ylabel=UNITS[next(iter(models.values()))[0]["metric"]])
-            axes.legend(fontsize="small")
+            axes.figure.legend(fontsize="small", loc="outside right center")
     return paths
 
 
 @contextmanager
-def drawing(path: Path) -> Iterator[Any]:
-    """Axes of a picture that is saved when all is drawn: the same file from the same numbers."""
+def drawing(path: Path, width: float = 6) -> Iterator[Any]:
+    """Axes of a picture that is saved when all is drawn: the same file from the same numbers. Width in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -173,7 +173,7 @@ def drawing(path: Path) -> Iterator[Any]:
 
     plt.rcParams["svg.hashsalt"] = "evidence"
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    figure, axes = plt.subplots(figsize=(width, 3), layout="constrained")
     yield axes
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
