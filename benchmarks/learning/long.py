@@ -1,6 +1,6 @@
 """Bytes of text with a long context: Perceiver AR, with a loss of one block of latents or of all, and a decoder.
 
-    python -m benchmarks.learning.long --minutes 0.5 1 2
+    python -m benchmarks.learning.long --seeds 2 --minutes 0.5 1 2
     python -m benchmarks.learning.long --steps 8192 32768
 
 The texts are the help topics and modules that come with Python; of every ten the last is for the test, which scores
@@ -32,11 +32,14 @@ RESULTS = Path(__file__).parent / "results" / "long.jsonl"
 MODELS = (
     "perceiver-ar",
     "perceiver-ar-token-shift",
+    "perceiver-ar-token-shift-rotary",
     "perceiver-ar-blocks",
-    "perceiver-ar-blocks-token-shift",
+    "perceiver-ar-blocks-token-shift-rotary",
     "decoder",
+    "decoder-token-shift-rotary",
     "decoder-1024",
     "decoder-1024-last",
+    "decoder-1024-last-token-shift-rotary",
 )
 WARMUP_STEPS = 10
 
@@ -50,9 +53,10 @@ def python_text(texts: Sequence[bytes], seq_len: int = 8192, num_latents: int = 
 
 def tokens_per_step(name: str, task: NextTokens) -> int:
     """How many tokens of a window are predicted in training."""
-    if name == "decoder-1024-last":
+    if name.startswith("decoder-1024-last"):
         return 1024
-    return task.num_latents if name in ("perceiver-ar", "perceiver-ar-token-shift") else task.seq_len
+    of_one_block = ("perceiver-ar", "perceiver-ar-token-shift", "perceiver-ar-token-shift-rotary")
+    return task.num_latents if name in of_one_block else task.seq_len
 
 
 def training(

@@ -4,9 +4,9 @@ All attention models of a table have four layers of attention and MLP of the sam
 parameters, and the same attention kernel: layers are those of `perceiver.model.core`.
 
 Those of `NextTokens` are here: perceiver-ar, perceiver-ar-2-reads, perceiver-ar-token-shift, perceiver-ar-blocks and
-decoder, and for benchmarks/learning/long.py perceiver-ar-blocks-token-shift, decoder-1024 and decoder-1024-last. A name
-that ends in token-shift-rotary is of a model whose positions are rotary embeddings alone, without learned ones. Models
-of `Classification` are in benchmarks/learning/classifiers.py, what has no steps in benchmarks/learning/counters.py.
+decoder, and for benchmarks/learning/long.py decoder-1024 and decoder-1024-last. A name that ends in token-shift-rotary
+is of a model with token shift whose positions are rotary embeddings alone, without learned ones. Models of
+`Classification` are in benchmarks/learning/classifiers.py, what has no steps in benchmarks/learning/counters.py.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ class ShortDecoder(Decoder):
     In training it is that, too, or, if `is_cut`, all parts of this length.
     """
 
-    def __init__(self, task: NextTokens, seq_len: int, is_cut: bool):
-        super().__init__(replace(task, seq_len=seq_len))
+    def __init__(self, task: NextTokens, seq_len: int, is_cut: bool, **options: bool):
+        super().__init__(replace(task, seq_len=seq_len), **options)
         self.seq_len, self.is_cut = seq_len, is_cut
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
@@ -179,11 +179,12 @@ LEARNERS: dict[str, Callable[..., nn.Module]] = {
     "perceiver-ar-token-shift": partial(PerceiverARLearner, token_shift=True),
     "perceiver-ar-token-shift-rotary": partial(PerceiverARLearner, **TOKEN_SHIFT_ROTARY),
     "perceiver-ar-blocks": BlocksLearner,
-    "perceiver-ar-blocks-token-shift": partial(BlocksLearner, token_shift=True),
+    "perceiver-ar-blocks-token-shift-rotary": partial(BlocksLearner, **TOKEN_SHIFT_ROTARY),
     "decoder": Decoder,
     "decoder-token-shift-rotary": partial(Decoder, **TOKEN_SHIFT_ROTARY),
     "decoder-1024": partial(ShortDecoder, seq_len=1024, is_cut=True),
     "decoder-1024-last": partial(ShortDecoder, seq_len=1024, is_cut=False),
+    "decoder-1024-last-token-shift-rotary": partial(ShortDecoder, seq_len=1024, is_cut=False, **TOKEN_SHIFT_ROTARY),
     "perceiver-io": PerceiverIOLearner,
     "bixt": BiXTLearner,
     "bixt-16": partial(BiXTLearner, num_latents=16, token_mlp=False),  # its steps cost about those of Perceiver IO
