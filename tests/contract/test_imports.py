@@ -77,7 +77,7 @@ try:
 except ImportError as error:
     print(error)"""
     (printed,) = after_transformers.run(tmp_path, program)
-    assert printed.splitlines()[-1] == "LitMaskedLanguageModel needs pytorch_lightning: pip install perceiver-io[text]"
+    assert "LitMaskedLanguageModel needs pytorch_lightning: pip install perceiver-io[text]" in printed.splitlines()
 
 
 def test_a_pickled_config_registers_its_model(after_transformers: Interpreter, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ config = pickle.load(open({file!r}, 'rb'))
 print(type(AutoModelForMaskedLM.from_config(config)).__name__)"""
     after_transformers.run(tmp_path, writer)
     (printed,) = after_transformers.run(tmp_path, reader)
-    assert printed.splitlines()[-1] == "PerceiverMaskedLanguageModel"
+    assert "PerceiverMaskedLanguageModel" in printed.splitlines()
 
 
 def test_a_task_has_one_config_class_whatever_is_imported_first(
