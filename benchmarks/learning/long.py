@@ -55,8 +55,8 @@ def tokens_per_step(name: str, task: NextTokens) -> int:
     """How many tokens of a window are predicted in training."""
     if name.startswith("decoder-1024-last"):
         return 1024
-    of_one_block = ("perceiver-ar", "perceiver-ar-token-shift", "perceiver-ar-token-shift-rotary")
-    return task.num_latents if name in of_one_block else task.seq_len
+    is_of_one_block = name.startswith("perceiver-ar") and "blocks" not in name
+    return task.num_latents if is_of_one_block else task.seq_len
 
 
 def training(

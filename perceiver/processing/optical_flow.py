@@ -191,7 +191,7 @@ class OpticalFlowProcessor:
     @torch.no_grad()
     def _predict(self, model: nn.Module, frames: Tensor) -> Tensor:
         """(b, 2, h, w, 3) uint8 -> flow (b, h, w, 2) in pixels, on CPU."""
-        parameter = next(model.parameters(), torch.empty(0))
+        parameter = next(model.parameters())
         features = pixel_features(frames.to(parameter.device)).to(parameter.dtype)
         output = model(features)
         return getattr(output, "logits", output).float().cpu() * self.flow_scale_factor

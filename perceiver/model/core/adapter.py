@@ -62,7 +62,7 @@ class TokenInputAdapter(InputAdapter):
         if x.is_floating_point():
             embedded = x
         else:
-            check_range("token ids", x, self.txt_embedding.num_embeddings)
+            check_indices("token ids", x, self.txt_embedding.num_embeddings)
             embedded = self.txt_embedding(x)
         if self.pos_embedding is None:
             return embedded
@@ -97,7 +97,7 @@ def is_readable(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def check_range(name: str, x: Tensor, size: int) -> None:
+def check_indices(name: str, x: Tensor, size: int) -> None:
     """Raises ValueError if an index is not in [0, size), where values may be read."""
     if is_readable(x) and x.numel():
         low, high = x.aminmax()
@@ -154,7 +154,7 @@ class TrainableQueryProvider(QueryProvider):
         """The first `num_queries` queries (1, O, F), or those at `positions` (B, P) as (B, P, F)."""
         if positions is None:
             return self._query[None, : self._num_queries]
-        check_range("positions", positions, self._query.shape[0])
+        check_indices("positions", positions, self._query.shape[0])
         return nn.functional.embedding(positions, self._query)
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.checks import check_integer, check_least
-from perceiver.model.core.adapter import check_range
+from perceiver.model.core.adapter import check_indices
 from perceiver.model.core.causal import CausalSequenceModel
 from perceiver.model.core.mask import check_pad_mask
 from perceiver.model.core.sampling import evaluation_mode
@@ -191,7 +191,7 @@ def _score(model: CausalSequenceModel, batch: list[tuple[Tensor, Window]]) -> li
     scored = []
     for i, (tokens, window) in enumerate(batch):
         tokens = tokens.to("cpu", torch.int64)
-        check_range("tokens", tokens, model.config.vocab_size)
+        check_indices("tokens", tokens, model.config.vocab_size)
         start = prefix_len - window.prefix_len  # all windows have their first latent in the same place
         end = start + len(tokens) - 1
         x[i, start:end] = tokens[:-1]

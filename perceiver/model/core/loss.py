@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from perceiver.model.core.adapter import check_range
+from perceiver.model.core.adapter import check_indices
 
 
 def check_labels(labels: Tensor, x: Tensor) -> None:
@@ -17,7 +17,7 @@ def check_labels(labels: Tensor, x: Tensor) -> None:
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of logits (B, P, vocabulary) over labels (B, P) but -100, in float32. 0 without labels."""
-    check_range("labels", labels.where(labels != -100, 0), logits.shape[-1])
+    check_indices("labels", labels.where(labels != -100, 0), logits.shape[-1])
     loss = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     )

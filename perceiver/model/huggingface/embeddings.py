@@ -44,7 +44,7 @@ def resize_token_embeddings(
             path, _, parameter = name.rpartition(".")
             module = model.backend_model.get_submodule(path)
             new = nn.Parameter(new, requires_grad=old.requires_grad)
-            new._is_hf_initialized = True  # type: ignore[attr-defined]  # see `initialize_weights`
+            new._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark
             setattr(module, parameter, new)
             setattr(module, "num_embeddings" if isinstance(module, nn.Embedding) else "out_features", size)
     return embedding

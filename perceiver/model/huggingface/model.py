@@ -42,7 +42,8 @@ class CheckpointingAttentionLayer(AttentionLayer, GradientCheckpointingLayer):
         """transformers' own would wrap `forward` in a checkpoint of its own."""
 
 
-CheckpointingAttentionLayer.forward = AttentionLayer.forward  # type: ignore[method-assign]  # here it has
+# The hook above is for subclasses. For this class transformers' own was called, if it has one, and wrapped `forward`.
+CheckpointingAttentionLayer.forward = AttentionLayer.forward  # type: ignore[method-assign]
 
 
 class PerceiverBackendModel(PreTrainedModel):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from perceiver.model.core.adapter import check_range
+from perceiver.model.core.adapter import check_indices
 from perceiver.model.core.perceiver_io import PerceiverIO, assemble
 from perceiver.model.multimodal.autoencoder.adapter import (
     Modality,
@@ -163,7 +163,7 @@ class MultimodalAutoencoder(PerceiverIO):
                 f"{modality}_points are {points.dtype} {tuple(points.shape)}, expected integers (points,) or "
                 f"({len(latents)}, points)"
             )
-        check_range(f"{modality}_points", points, num_points)
+        check_indices(f"{modality}_points", points, num_points)
         parts = torch.split(points[None] if points.ndim == 1 else points, decode_at_once, dim=1)
         queries = (self.decoder.output_query_provider(modality, part) for part in parts)  # one part exists at a time
         return torch.cat([self.decoder(latents, query, modality=modality) for query in queries], dim=1)
@@ -215,7 +215,7 @@ def autoencoder_loss(
             raise ValueError(f"{name} has shape {tuple(x.shape)}, its target {tuple(target.shape)}: they must be equal")
     if labels.shape != output.label.shape[:1]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, expected {tuple(output.label.shape[:1])}")
-    check_range("labels", labels.where(labels != -100, 0), output.label.shape[-1])
+    check_indices("labels", labels.where(labels != -100, 0), output.label.shape[-1])
     losses = (
         video_weight * (output.video.float() - video.float()).abs().flatten(1).mean(dim=1)
         + audio_weight * (output.audio.float() - audio.float()).abs().flatten(1).mean(dim=1)
